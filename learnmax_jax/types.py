@@ -130,6 +130,40 @@ class Batch:
 
 
 @struct.dataclass
+class Prediction:
+    """What the heads read off a latent, conditioned on beta.
+
+    Attributes:
+      policy_logits: `[B, A]`.
+      value_logits: `[B, 3, S]`: extrinsic, intrinsic, and a short-horizon extrinsic value.
+      q_logits: `[B, 2, A, S]`: extrinsic and intrinsic return of every action.
+    """
+
+    policy_logits: Array
+    value_logits: Array
+    q_logits: Array
+
+
+@struct.dataclass
+class Outcome:
+    """What the transition head says of (latent[t], action[t]).
+
+    Attributes:
+      reward_logits: `[B, S]`, two-hot over the scaled reward[t].
+      intrinsic_logits: `[B, S]`, two-hot over the novelty of observation[t+1].
+      continuation_logit: `[B]`, of discount[t] being 1.
+      code_logits: `[B, N, G, V]`, of codes[t+1].
+      chance_logits: `[B, O]`, prior over which of O outcomes chance picks; O is 0 when that is off.
+    """
+
+    reward_logits: Array
+    intrinsic_logits: Array
+    continuation_logit: Array
+    code_logits: Array
+    chance_logits: Array
+
+
+@struct.dataclass
 class SearchOutput:
     """What the planner says of a batch of observations.
 
@@ -139,6 +173,7 @@ class SearchOutput:
       search_value: `[B, 2]` float32, extrinsic and intrinsic value in scaled units.
       depth_mean: `[B]` float32, mean depth of the nodes that were expanded (root 0, not counted); 0 without search.
       depth_max: `[B]` int32.
+      finite: `[B]` bool, the network's numbers at the root were finite; the action means nothing otherwise.
     """
 
     action: Array
@@ -146,6 +181,7 @@ class SearchOutput:
     search_value: Array
     depth_mean: Array
     depth_max: Array
+    finite: Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,307 @@
+"""Causal transformer over frame blocks, with K/V of a shared context and of a tree path.
+
+A frame is a block of N tokens; every token of a block sees all tokens of its own and of
+earlier frames of the episode (frame-causal), with rotary positions over time. The same
+weights serve three calls: `context` (a whole window in one pass), `extend` (one more real
+frame) and `imagine` (one more predicted frame, whose K/V go to the node's own path and
+never into the context that all nodes of a tree share).
+"""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from learnmax_jax.types import Array
+
+MASKED = -1e9
+
+
+@struct.dataclass
+class Context:
+    """K/V of the real frames of a window; read-only within a search.
+
+    Attributes:
+      keys, values: `[B, layers, S, N, heads, head_dim]`, rotated by absolute position in the window.
+      start: `[B]` int32, position of the first frame of the running episode.
+      length: `[B]` int32; the frames start <= position < length are visible.
+    """
+
+    keys: Array
+    values: Array
+    start: Array
+    length: Array
+
+
+@struct.dataclass
+class Node:
+    """A real or imagined moment that one more step may leave from.
+
+    Attributes:
+      latent: `[B, N, D]`, the transformer's output at the moment's block.
+      codes: `[B, N, G, V]` float, distribution of the moment's codes (one-hot if observed).
+      path_keys, path_values: `[B, layers, P, N, heads, head_dim]` of the imagined frames since the root.
+      depth: `[B]` int32, how many of the P slots are filled.
+    """
+
+    latent: Array
+    codes: Array
+    path_keys: Array
+    path_values: Array
+    depth: Array
+
+
+def rotate(x: Array, position: Array) -> Array:
+    """Rotary encoding: `x [..., heads, head_dim]` at `position [...]` (Su et al. 2021, arXiv 2104.09864)."""
+    half = x.shape[-1] // 2
+    frequency = 1e4 ** (-jnp.arange(half) / half)
+    angle = position[..., None, None] * frequency.reshape((1,) * (x.ndim - 1) + (half,))
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+
+
+def attend(query: Array, sources: Sequence[tuple[Array, Array, Array]]) -> Array:
+    """Softmax attention of `query [B, Q, heads, head_dim]` over several sets of keys at once.
+
+    Args:
+      query: scaled by the caller's head_dim here.
+      sources: (keys `[B, S, heads, head_dim]`, values alike, visible `[B, Q, S]` bool); at least one key is visible.
+    Returns:
+      `[B, Q, heads, head_dim]`.
+    """
+    scale = query.shape[-1] ** -0.5
+    logits = [
+        jnp.where(visible[:, None], jnp.einsum("bqhd,bshd->bhqs", query * scale, keys), MASKED)
+        for keys, _, visible in sources
+    ]
+    weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1)
+    out, begin = jnp.zeros_like(query), 0
+    for keys, values, _ in sources:
+        out = out + jnp.einsum("bhqs,bshd->bqhd", weights[..., begin : begin + keys.shape[1]], values)
+        begin += keys.shape[1]
+    return out
+
+
+class Block(nn.Module):
+    """Pre-LN transformer block, split where K/V leave it."""
+
+    num_heads: int
+    mlp_width: int
+    width: int
+
+    def setup(self) -> None:
+        self.attention_norm = nn.RMSNorm()
+        self.query_key_value = nn.Dense(3 * self.width, use_bias=False)
+        self.out = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.normal(0.02))
+        self.mlp_norm = nn.RMSNorm()
+        self.up = nn.Dense(self.mlp_width)
+        self.down = nn.Dense(self.width, kernel_init=nn.initializers.normal(0.02))
+
+    def project(self, x: Array, position: Array) -> tuple[Array, Array, Array]:
+        """`x [..., D]` at `position [...]` to rotated query, rotated key, value `[..., heads, head_dim]`."""
+        qkv = self.query_key_value(self.attention_norm(x))
+        qkv = qkv.reshape(*x.shape[:-1], 3, self.num_heads, self.width // self.num_heads)
+        query, key, value = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
+        return rotate(query, position), rotate(key, position), value
+
+    def finish(self, x: Array, attended: Array) -> Array:
+        """Adds attention's answer and the MLP to the residual stream."""
+        x = x + self.out(attended.reshape(x.shape))
+        return x + self.down(jax.nn.gelu(self.up(self.mlp_norm(x))))
+
+
+class Dynamics(nn.Module):
+    """Embedding and transformer; heads.py reads its latents.
+
+    Attributes:
+      num_tokens, num_groups, num_codes, num_actions: N, G, V, A.
+      width, num_layers, num_heads, mlp_width: of the transformer.
+      code_input: "learned" table, "quantised" codebook vectors, or "both" (gated sum).
+    """
+
+    num_tokens: int
+    num_groups: int
+    num_codes: int
+    num_actions: int
+    width: int
+    num_layers: int
+    num_heads: int
+    mlp_width: int
+    code_input: str
+
+    def setup(self) -> None:
+        table = (self.num_groups, self.num_codes, self.width)
+        spread = nn.initializers.normal(self.num_groups**-0.5)
+        if self.code_input != "quantised":
+            self.learned_codes = self.param("learned_codes", spread, table)
+        if self.code_input != "learned":
+            self.quantised_codes = nn.DenseGeneral(
+                self.width, axis=-1, batch_dims=(0,), use_bias=False, kernel_init=spread, name="quantised_codes"
+            )
+        if self.code_input == "both":
+            self.code_gate = self.param("code_gate", nn.initializers.zeros, (self.width,))
+        # Row A stands for "no action yet": the first frame of an episode.
+        self.actions = self.param("actions", nn.initializers.normal(0.5), (self.num_actions + 1, self.width))
+        self.token_position = self.param("token_position", nn.initializers.normal(0.02), (self.num_tokens, self.width))
+        self.blocks = [
+            Block(self.num_heads, self.mlp_width, self.width, name=f"block_{i}") for i in range(self.num_layers)
+        ]
+        self.final_norm = nn.RMSNorm()
+
+    def code_table(self, code_vectors: Array) -> Array:
+        """What each code adds to its token: `[G, V, D]`, from the tokenizer's `code_vectors [G, V, d]`."""
+        if self.code_input == "learned":
+            return self.learned_codes
+        quantised = self.quantised_codes(jax.lax.stop_gradient(code_vectors))
+        if self.code_input == "quantised":
+            return quantised
+        return self.learned_codes + jnp.tanh(self.code_gate)[None, None] * quantised
+
+    def _embed(self, code_sum: Array, action: Array) -> Array:
+        """Token inputs `[..., N, D]` from summed code embeddings and the action that led here `[...]`."""
+        position = self.token_position.reshape((1,) * (code_sum.ndim - 2) + self.token_position.shape)
+        return code_sum + self.actions[action][..., None, :] + position
+
+    def _embed_codes(self, table: Array, codes: Array) -> Array:
+        """`codes [..., N, G]` int to summed embeddings `[..., N, D]`."""
+        groups = jnp.arange(self.num_groups).reshape((1,) * (codes.ndim - 1) + (self.num_groups,))
+        flat = table.reshape(-1, self.width)
+        return flat[groups * self.num_codes + codes].sum(axis=-2)
+
+    def context(
+        self, codes: Array, action: Array, first: Array, code_vectors: Array, *, capacity: int
+    ) -> tuple[Context, Array]:
+        """One pass over a window of real frames.
+
+        Args:
+          codes: `[B, T, N, G]` int32.
+          action: `[B, T]` int32, the action that led to each frame (A where there was none).
+          first: `[B, T]` bool; a frame sees nothing before the latest `first`.
+          code_vectors: `[G, V, d]`, the tokenizer's.
+          capacity: S >= T, room for frames that `extend` appends.
+        Returns:
+          (Context with length T, latents `[B, T, N, D]`).
+        """
+        chex.assert_rank([codes, action, first], [4, 2, 2])
+        batch, time, tokens, _ = codes.shape
+        x = self._embed(self._embed_codes(self.code_table(code_vectors), codes), action)
+        x = x.reshape(batch, time * tokens, self.width)
+        frame = jnp.repeat(jnp.arange(time), tokens)
+        episode = jnp.repeat(jnp.cumsum(first, axis=1), tokens, axis=1)
+        visible = (frame[None, :, None] >= frame[None, None, :]) & (episode[:, :, None] == episode[:, None, :])
+        position = jnp.broadcast_to(frame[None], (batch, time * tokens))
+        keys, values = [], []
+        for block in self.blocks:
+            query, key, value = block.project(x, position)
+            x = block.finish(x, attend(query, [(key, value, visible)]))
+            keys.append(key)
+            values.append(value)
+        head_shape = keys[0].shape[-2:]
+        pad = ((0, 0), (0, 0), (0, capacity - time), (0, 0), (0, 0), (0, 0))
+
+        def cache(parts: list[Array]) -> Array:
+            stacked = jnp.stack(parts, axis=1).reshape(batch, self.num_layers, time, tokens, *head_shape)
+            return jnp.pad(stacked, pad)
+
+        start = jnp.max(jnp.where(first, jnp.arange(time, dtype=jnp.int32)[None], 0), axis=1, initial=0)
+        length = jnp.full((batch,), time, jnp.int32)
+        latents = self.final_norm(x).reshape(batch, time, tokens, self.width)
+        return Context(cache(keys), cache(values), start, length), latents
+
+    def _advance(
+        self, x: Array, context: Context, path_keys: Array, path_values: Array, depth: Array
+    ) -> tuple[Array, Array, Array]:
+        """Runs one block `x [B, N, D]` that sees the context, `depth [B]` path frames and itself.
+
+        Returns (latent `[B, N, D]`, keys `[B, layers, N, heads, head_dim]`, values alike).
+        """
+        batch, tokens, _ = x.shape
+        capacity, slots = context.keys.shape[2], path_keys.shape[2]
+        at = jnp.arange(capacity, dtype=jnp.int32)[None]
+        in_context = (at >= context.start[:, None]) & (at < context.length[:, None])
+        in_path = jnp.arange(slots, dtype=jnp.int32)[None] < depth[:, None]
+
+        def visible(frames: Array) -> Array:
+            by_token = jnp.repeat(frames, tokens, axis=1)
+            return jnp.broadcast_to(by_token[:, None], (batch, tokens, by_token.shape[1]))
+
+        context_visible, path_visible = visible(in_context), visible(in_path)
+        itself = jnp.ones((batch, tokens, tokens), bool)
+        position = jnp.broadcast_to((context.length + depth)[:, None], (batch, tokens))
+        new_keys, new_values = [], []
+        for layer, block in enumerate(self.blocks):
+            query, key, value = block.project(x, position)
+
+            def flat(cache: Array, layer: int = layer) -> Array:
+                return cache[:, layer].reshape(batch, -1, *cache.shape[-2:])
+
+            attended = attend(
+                query,
+                [
+                    (flat(context.keys), flat(context.values), context_visible),
+                    (flat(path_keys), flat(path_values), path_visible),
+                    (key, value, itself),
+                ],
+            )
+            x = block.finish(x, attended)
+            new_keys.append(key)
+            new_values.append(value)
+        return self.final_norm(x), jnp.stack(new_keys, axis=1), jnp.stack(new_values, axis=1)
+
+    def extend(
+        self, context: Context, codes: Array, action: Array, first: Array, code_vectors: Array
+    ) -> tuple[Context, Array]:
+        """Appends one real frame to the context; exact for fixed parameters.
+
+        Args:
+          context: with room left (length < S; the caller's arithmetic, as lengths are traced).
+          codes: `[B, N, G]`.
+          action: `[B]`, the one that led here.
+          first: `[B]` bool, the frame opens an episode.
+          code_vectors: `[G, V, d]`, the tokenizer's.
+        Returns:
+          (Context one longer, latent `[B, N, D]`).
+        """
+        x = self._embed(self._embed_codes(self.code_table(code_vectors), codes), action)
+        context = context.replace(start=jnp.where(first, context.length, context.start))
+        no_path = context.keys[:, :, :0]
+        latent, keys, values = self._advance(x, context, no_path, no_path, jnp.zeros_like(context.length))
+        context = context.replace(
+            keys=_write(context.keys, keys, context.length),
+            values=_write(context.values, values, context.length),
+            length=context.length + 1,
+        )
+        return context, latent
+
+    def imagine(self, context: Context, node: Node, codes: Array, action: Array, code_vectors: Array) -> Node:
+        """Steps a node to a predicted frame.
+
+        Args:
+          context: shared, of the root.
+          node: the parent; a slot of its path must be free (depth < P).
+          codes: `[B, N, G, V]` float, predicted marginals of the next frame's codes.
+          action: `[B]`.
+          code_vectors: `[G, V, d]`, the tokenizer's.
+        Returns:
+          The child node, one deeper.
+        """
+        table = self.code_table(code_vectors).reshape(-1, self.width)
+        x = self._embed(codes.reshape(*codes.shape[:2], -1) @ table, action)
+        latent, keys, values = self._advance(x, context, node.path_keys, node.path_values, node.depth)
+        return Node(
+            latent=latent,
+            codes=codes,
+            path_keys=_write(node.path_keys, keys, node.depth),
+            path_values=_write(node.path_values, values, node.depth),
+            depth=node.depth + 1,
+        )
+
+
+def _write(cache: Array, block: Array, at: Array) -> Array:
+    """Puts `block [B, layers, N, ...]` at frame `at [B]` of `cache [B, layers, S, N, ...]`."""
+    here = jnp.arange(cache.shape[2], dtype=jnp.int32)[None] == at[:, None]
+    return jnp.where(here[:, None, :, None, None, None], block[:, :, None], cache)
