@@ -1,0 +1,33 @@
+"""Settings of every test; they must stand before the first import of JAX."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# jaxlib 0.10 and 0.11 on CPU can hang in a fusion pass on high ranks (jax issue 39257); the flag turns that pass off.
+if "xla_cpu_experimental_ynn_fusion_type" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_cpu_experimental_ynn_fusion_type=").strip()
+# Repeated runs, and the commands that tests start, find their compiled programs here.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = pytest.mark.skip(reason="slow: runs with --slow")
+    gpu = pytest.mark.skip(reason="needs an accelerator")
+    # Asked only when a test wants one: the answer starts JAX's backends.
+    no_accelerator = any("gpu" in item.keywords for item in items) and jax.default_backend() == "cpu"
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(slow)
+        if "gpu" in item.keywords and no_accelerator:
+            item.add_marker(gpu)
