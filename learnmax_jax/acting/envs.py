@@ -1,0 +1,408 @@
+"""The only file that knows EnvPool: emulators behind `types.Environments`, in one of three ways.
+
+`xla` steps them inside the compiled program, `callback` inside it through the host (any device,
+and the program can be cached), `host` outside it in plain numpy. The fourth backend, `world`,
+is no emulator: a small environment in pure JAX from `worlds/`.
+
+**Randomness.** `reset(rng_key)` makes a new pool of emulators whose seeds come from the key, one
+for each environment. The same key plays the same game whatever `num_threads` is; a resumed run,
+whose emulators are gone, resets with another key. A program that was traced with `xla` holds the
+pointer of one pool, so the pool's number is a static part of its state: a new reset traces anew
+and every pool lives as long as the process. Who resets often takes `callback` or `host`, which
+drop the pool before.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.experimental import io_callback
+
+from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS, emulator_actions
+from learnmax_jax.acting.probes import probe_ram
+from learnmax_jax.types import Array, Environments, TimeStep
+from learnmax_jax.worlds import scripted
+
+__all__ = ["ACTION_NAMES", "ACTION_SETS", "BACKENDS", "PROTOCOLS", "WORLDS", "EmulatorState", "check", "make"]
+
+BACKENDS = ("xla", "callback", "host", "world")
+FRAME_SIZE = 84
+
+# `standard` is the protocol with sticky actions and up to 30 no-ops at the start, all 18 actions
+# and no sign of lost lives (Machado et al. 2018, https://arxiv.org/abs/1709.06009);
+# `deterministic` has nothing random left (noop_max 0 crashes EnvPool; 1 means none).
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "standard": {"repeat_action_probability": 0.25, "noop_max": 30, "use_fire_reset": False, "frame_skip": 4},
+    "deterministic": {"repeat_action_probability": 0.0, "noop_max": 1, "use_fire_reset": False, "frame_skip": 4},
+}
+
+WORLDS: dict[str, Callable[..., Environments]] = {"scripted": scripted.make}
+
+
+@struct.dataclass
+class EmulatorState:
+    """What the compiled program carries of the emulators; they themselves cannot be saved.
+
+    Attributes:
+      handle: `[8]` uint8, EnvPool's token that keeps steps in order (`xla`); else `[]` int32, the pool's number.
+      lives: `[B]` int32, lives left at the last frame.
+      pool: number of the pool that the program's pointer leads to (`xla`); else 0.
+    """
+
+    handle: Array
+    lives: Array
+    pool: int = struct.field(pytree_node=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """One answer of EnvPool, numpy or traced: observation `[B, 1, H, W]`, ram `[B, 128]`, the rest `[B]`."""
+
+    observation: Any
+    reward: Any
+    truncated: Any
+    terminated: Any
+    elapsed_step: Any
+    lives: Any
+    ram: Any
+
+
+def check(
+    *,
+    backend: str,
+    game: str,
+    num_envs: int,
+    num_threads: int,
+    protocol: str,
+    action_set: int,
+    max_episode_steps: int,
+    zero_discount_on_life_loss: bool,
+    world_options: Mapping[str, Any],
+) -> None:
+    """Refuses the arguments that `make` would refuse, without making an environment.
+
+    Raises:
+      ValueError: names the field as it stands in a config, its value, what is allowed, the nearest value.
+    """
+    _require_choice("env.backend", backend, BACKENDS)
+    _require_choice("env.protocol", protocol, tuple(PROTOCOLS))
+    _require_integer("env.num_envs", num_envs, 1)
+    _require_integer("env.num_threads", num_threads, 0)
+    _require_integer("env.max_episode_steps", max_episode_steps, 1)
+    if action_set not in ACTION_SETS:
+        raise ValueError(f"env.action_set={action_set!r}: no such set. Allowed: {tuple(ACTION_SETS)}. Nearest: 18")
+    if not isinstance(zero_discount_on_life_loss, bool):
+        raise ValueError(
+            f"env.zero_discount_on_life_loss={zero_discount_on_life_loss!r}: not a switch. Allowed: True, False"
+        )
+    if backend == "world":
+        _require_choice("env.game", game, tuple(WORLDS))
+        try:
+            inspect.signature(WORLDS[game]).bind(num_envs=num_envs, **world_options)
+        except TypeError as error:
+            allowed = tuple(name for name in inspect.signature(WORLDS[game]).parameters if name != "num_envs")
+            raise ValueError(f"env.world_options={dict(world_options)}: {error}. Allowed: {allowed}") from None
+        return
+    if world_options:
+        raise ValueError(f"env.world_options={dict(world_options)}: {game} is no world. Allowed: {{}}")
+    import envpool  # here, so that models and worlds need no EnvPool
+    from envpool.atari.registration import atari_game_list
+
+    _require_choice("env.game", game, tuple(envpool.list_all_envs()))
+    atari = tuple("".join(word.capitalize() for word in name.split("_")) + "-v5" for name in atari_game_list)
+    if game not in atari:
+        nearest = ", ".join(difflib.get_close_matches(game, atari, n=3, cutoff=0.0))
+        raise ValueError(f"env.game={game}: not an Atari game. Allowed: EnvPool's Atari ids. Nearest: {nearest}")
+    refuse_64_bit(backend, game)
+
+
+def refuse_64_bit(backend: str, game: str) -> None:
+    """Raises ValueError where EnvPool's XLA interface would write 64-bit values into 32-bit buffers."""
+    import envpool
+
+    spec = envpool.make_spec(game)
+    arrays = {**spec.state_array_spec, **spec.action_array_spec}
+    wide = sorted(name for name, array in arrays.items() if np.dtype(array.dtype).itemsize == 8)
+    if backend == "xla" and wide:
+        raise ValueError(
+            f"env.backend=xla: {game} has 64-bit arrays {wide}, which corrupt memory there. Allowed: callback, host. "
+            "Nearest: callback"
+        )
+
+
+def make(
+    *,
+    backend: str,
+    game: str,
+    num_envs: int,
+    num_threads: int,
+    protocol: str,
+    action_set: int,
+    max_episode_steps: int,
+    zero_discount_on_life_loss: bool,
+    world_options: Mapping[str, Any],
+) -> Environments:
+    """Makes B environments behind one signature.
+
+    Emulators give grey frames `[B, 84, 84, 1]` uint8 and raw scores. A step is 4 frames.
+    Actions are cast to int32 and clipped to [0, A) inside a compiled program; the `host` backend
+    raises instead (ValueError with shape, dtype and range; RuntimeError for a step before `reset`).
+
+    Args:
+      backend: `xla`, `callback`, `host` or `world`.
+      game: EnvPool's Atari id, e.g. `MontezumaRevenge-v5`; for `world` a name in `WORLDS`.
+      num_envs: B.
+      num_threads: EnvPool's threads; 0 for one a core. Changes the speed only.
+      protocol: `standard` (sticky actions, random start) or `deterministic`.
+      action_set: A, one of `ACTION_SETS`.
+      max_episode_steps: steps (not frames) after which an episode is truncated.
+      zero_discount_on_life_loss: a lost life has discount 0; the episode goes on.
+      world_options: the world's own keyword arguments; the four before it are the emulators'.
+    Returns:
+      Environments; only worlds are restorable.
+    Raises:
+      ValueError: as `check`.
+    """
+    arguments = locals()
+    check(**arguments)
+    if backend == "world":
+        return WORLDS[game](num_envs=num_envs, **world_options)
+    if backend == "xla" and jax.default_backend() not in ("cpu", "gpu"):
+        raise ValueError(f"env.backend=xla: EnvPool has no {jax.default_backend()} code. Allowed: callback, host")
+    table = emulator_actions(action_set)
+
+    def new_pool(rng_key: Array) -> Any:
+        return make_pool(
+            game,
+            seeds=_draw_seeds(rng_key, num_envs),
+            num_threads=num_threads,
+            max_episode_steps=max_episode_steps,
+            **PROTOCOLS[protocol],
+        )
+
+    def answer(frame: _Frame, lives_before: Any) -> TimeStep:
+        return _make_time_step(frame, lives_before, game=game, zero_discount_on_life_loss=zero_discount_on_life_loss)
+
+    functions = {"xla": _xla_functions, "callback": _callback_functions, "host": _host_functions}
+    reset, step = functions[backend](new_pool, answer, table)
+    return Environments(
+        num_envs=num_envs,
+        num_actions=action_set,
+        observation_shape=(FRAME_SIZE, FRAME_SIZE, 1),
+        restorable=False,
+        reset=reset,
+        step=step,
+    )
+
+
+def make_pool(game: str, *, seeds: list[int], num_threads: int, max_episode_steps: int, **protocol: Any) -> Any:
+    """Makes EnvPool's own pool, one environment for each seed; `protocol` as in `PROTOCOLS`."""
+    import envpool
+
+    return envpool.make(
+        game,
+        env_type="gymnasium",
+        num_envs=len(seeds),
+        num_threads=num_threads,
+        seed=seeds,
+        max_episode_steps=max_episode_steps,
+        stack_num=1,
+        img_height=FRAME_SIZE,
+        img_width=FRAME_SIZE,
+        gray_scale=True,
+        full_action_space=True,
+        episodic_life=False,
+        reward_clip=False,
+        **protocol,
+    )
+
+
+def _draw_seeds(rng_key: Array, num_envs: int) -> list[int]:
+    """A positive int32 seed for each environment; environment b's does not depend on B."""
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng_key, jnp.arange(num_envs))
+    seeds = jax.vmap(lambda key: jax.random.randint(key, (), 1, 2**31 - 1))(keys)
+    return [int(seed) for seed in jax.device_get(seeds)]
+
+
+def _make_time_step(frame: _Frame, lives_before: Any, *, game: str, zero_discount_on_life_loss: bool) -> TimeStep:
+    """Reads EnvPool's flags, numpy or traced, as the time picture has them."""
+    first = frame.elapsed_step == 0
+    # A game over on the very step of the time limit comes flagged as truncated only: ask the emulator.
+    terminated = frame.terminated > 0
+    no_bootstrap = terminated
+    if zero_discount_on_life_loss:
+        no_bootstrap = terminated | ((frame.lives < lives_before) & ~first)
+    return TimeStep(
+        observation=frame.observation.reshape(-1, FRAME_SIZE, FRAME_SIZE, 1),
+        reward=frame.reward,
+        discount=1 - no_bootstrap.astype("float32"),
+        first=first,
+        last=terminated | frame.truncated,
+        probe=probe_ram(game, frame.ram, frame.lives),
+    )
+
+
+def _read_frame(observation: Any, reward: Any, truncated: Any, info: Mapping[str, Any]) -> _Frame:
+    return _Frame(
+        observation=observation,
+        reward=reward,
+        truncated=truncated,
+        terminated=info["terminated"],
+        elapsed_step=info["elapsed_step"],
+        lives=info["lives"],
+        ram=info["ram"],
+    )
+
+
+def _reset_pool(pool: Any) -> _Frame:
+    observation, info = pool.reset()
+    num_envs = len(observation)
+    return _read_frame(observation, np.zeros((num_envs,), np.float32), np.zeros((num_envs,), bool), info)
+
+
+def _step_pool(pool: Any, action: np.ndarray) -> _Frame:
+    observation, reward, _, truncated, info = pool.step(action)
+    return _read_frame(observation, reward, truncated, info)
+
+
+def _xla_functions(new_pool: Callable, answer: Callable, table: np.ndarray) -> tuple[Callable, Callable]:
+    steps: list[
+        Callable
+    ] = []  # EnvPool's step of each pool; it keeps the pool alive for the programs that point into it
+
+    def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
+        pool = new_pool(rng_key)
+        frame = _reset_pool(pool)
+        handle, _, _, pool_step = pool.xla()
+        steps.append(pool_step)
+        state = EmulatorState(handle=handle, lives=frame.lives, pool=len(steps) - 1)
+        return jax.device_put((state, answer(frame, frame.lives)))
+
+    def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
+        _require_state(env_state)
+        chex.assert_shape(action, env_state.lives.shape)
+        handle, (observation, reward, _, truncated, info) = steps[env_state.pool](
+            env_state.handle, _emulator_action(action, table)
+        )
+        frame = _read_frame(observation, reward, truncated, info)
+        return env_state.replace(handle=handle, lives=frame.lives), answer(frame, env_state.lives)
+
+    return reset, step
+
+
+def _callback_functions(new_pool: Callable, answer: Callable, table: np.ndarray) -> tuple[Callable, Callable]:
+    pools: dict[int, Any] = {}
+    num_resets = 0
+
+    def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
+        nonlocal num_resets
+        pools.clear()
+        pools[num_resets] = new_pool(rng_key)
+        frame = _reset_pool(pools[num_resets])
+        state = EmulatorState(handle=np.int32(num_resets), lives=frame.lives, pool=0)
+        num_resets += 1
+        return jax.device_put((state, answer(frame, frame.lives)))
+
+    def step_on_host(number: np.ndarray, action: np.ndarray) -> tuple:
+        frame = _step_pool(_find_pool(pools, int(number)), np.asarray(action))
+        return tuple(vars(frame).values())
+
+    def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
+        _require_state(env_state)
+        num_envs = env_state.lives.shape[0]
+        chex.assert_shape(action, (num_envs,))
+        each = jax.ShapeDtypeStruct
+        shapes = _Frame(
+            observation=each((num_envs, 1, FRAME_SIZE, FRAME_SIZE), jnp.uint8),
+            reward=each((num_envs,), jnp.float32),
+            truncated=each((num_envs,), jnp.bool_),
+            terminated=each((num_envs,), jnp.int32),
+            elapsed_step=each((num_envs,), jnp.int32),
+            lives=each((num_envs,), jnp.int32),
+            ram=each((num_envs, 128), jnp.uint8),
+        )
+        result = io_callback(
+            step_on_host,
+            tuple(vars(shapes).values()),
+            env_state.handle,
+            _emulator_action(action, table),
+            ordered=True,
+        )
+        frame = _Frame(*result)
+        return env_state.replace(lives=frame.lives), answer(frame, env_state.lives)
+
+    return reset, step
+
+
+def _host_functions(new_pool: Callable, answer: Callable, table: np.ndarray) -> tuple[Callable, Callable]:
+    pools: dict[int, Any] = {}
+    num_resets = 0
+
+    def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
+        nonlocal num_resets
+        pools.clear()
+        pools[num_resets] = new_pool(rng_key)
+        frame = _reset_pool(pools[num_resets])
+        state = EmulatorState(handle=np.int32(num_resets), lives=frame.lives, pool=0)
+        num_resets += 1
+        return state, answer(frame, frame.lives)
+
+    def step(env_state: EmulatorState, action: Any) -> tuple[EmulatorState, TimeStep]:
+        _require_state(env_state)
+        pool = _find_pool(pools, int(env_state.handle))
+        action = _require_actions(action, num_envs=len(env_state.lives), num_actions=len(table))
+        frame = _step_pool(pool, table[action])
+        return env_state.replace(lives=frame.lives), answer(frame, env_state.lives)
+
+    return reset, step
+
+
+def _emulator_action(action: Array, table: np.ndarray) -> Array:
+    """Our actions `[B]` as the emulator's int32; EnvPool reads out of bounds or reinterprets floats without a word."""
+    return jnp.asarray(table)[jnp.clip(action.astype(jnp.int32), 0, len(table) - 1)]
+
+
+def _require_state(env_state: Any) -> None:
+    if not isinstance(env_state, EmulatorState):
+        raise RuntimeError(f"step before reset: env_state is {type(env_state).__name__}, not reset's EmulatorState")
+
+
+def _find_pool(pools: dict[int, Any], number: int) -> Any:
+    if number not in pools:
+        raise RuntimeError("step with the state of an earlier reset: its emulators are gone")
+    return pools[number]
+
+
+def _require_actions(action: Any, *, num_envs: int, num_actions: int) -> np.ndarray:
+    """Actions as EnvPool may see them: it checks neither number, dtype nor range, and some mistakes end the process."""
+    action = np.asarray(action)
+    given = f"action: shape {action.shape}, dtype {action.dtype}"
+    allowed = f"Allowed: shape ({num_envs},), an integer dtype, range [0, {num_actions})"
+    if action.shape != (num_envs,):
+        raise ValueError(f"{given}: one action for each of {num_envs} environments. {allowed}")
+    if not np.issubdtype(action.dtype, np.integer):
+        raise ValueError(f"{given}: actions are integers. {allowed}")
+    if action.min() < 0 or action.max() >= num_actions:
+        raise ValueError(f"{given}, range [{action.min()}, {action.max()}]: no such action. {allowed}")
+    return action.astype(np.int32)
+
+
+def _require_choice(field: str, given: Any, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        nearest = ", ".join(difflib.get_close_matches(str(given), allowed, n=3, cutoff=0.0))
+        known = allowed if len(allowed) < 10 else f"{len(allowed)} names of envpool.list_all_envs()"
+        raise ValueError(f"{field}={given}: unknown. Allowed: {known}. Nearest: {nearest}")
+
+
+def _require_integer(field: str, given: Any, low: int) -> None:
+    if isinstance(given, bool) or not isinstance(given, int) or not low <= given < 2**31:
+        raise ValueError(
+            f"{field}={given!r}: out of range. Allowed: integers from {low} to {2**31 - 1}. Nearest: {low}"
+        )

@@ -1,0 +1,1 @@
+"""Recorded facts that ship with the package: routes through Montezuma's Revenge."""
