@@ -12,20 +12,17 @@ and every pool lives as long as the process. Who resets often takes `callback` o
 drop the pool before.
 """
 
-import dataclasses
 import difflib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jax.experimental import io_callback
 
+from learnmax_jax.acting import backends
 from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS, emulator_actions
+from learnmax_jax.acting.backends import FRAME_SIZE, EmulatorState, Frame
 from learnmax_jax.acting.probes import probe_ram
 from learnmax_jax.types import Array, Environments, TimeStep
 from learnmax_jax.worlds import scripted
@@ -33,7 +30,6 @@ from learnmax_jax.worlds import scripted
 __all__ = ["ACTION_NAMES", "ACTION_SETS", "BACKENDS", "PROTOCOLS", "WORLDS", "EmulatorState", "check", "make"]
 
 BACKENDS = ("xla", "callback", "host", "world")
-FRAME_SIZE = 84
 
 # `standard` is the protocol with sticky actions and up to 30 no-ops at the start, all 18 actions
 # and no sign of lost lives (Machado et al. 2018, https://arxiv.org/abs/1709.06009);
@@ -46,34 +42,6 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 WORLDS: dict[str, Callable[..., Environments]] = {"scripted": scripted.make}
 
 
-@struct.dataclass
-class EmulatorState:
-    """What the compiled program carries of the emulators; they themselves cannot be saved.
-
-    Attributes:
-      handle: `[8]` uint8, EnvPool's token that keeps steps in order (`xla`); else `[]` int32, the pool's number.
-      lives: `[B]` int32, lives left at the last frame.
-      pool: number of the pool that the program's pointer leads to (`xla`); else 0.
-    """
-
-    handle: Array
-    lives: Array
-    pool: int = struct.field(pytree_node=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Frame:
-    """One answer of EnvPool, numpy or traced: observation `[B, 1, H, W]`, ram `[B, 128]`, the rest `[B]`."""
-
-    observation: Any
-    reward: Any
-    truncated: Any
-    terminated: Any
-    elapsed_step: Any
-    lives: Any
-    ram: Any
-
-
 def check(
     *,
     backend: str,
@@ -84,7 +52,6 @@ def check(
     action_set: int,
     max_episode_steps: int,
     zero_discount_on_life_loss: bool,
-    world_options: Mapping[str, Any],
 ) -> None:
     """Refuses the arguments that `make` would refuse, without making an environment.
 
@@ -104,14 +71,7 @@ def check(
         )
     if backend == "world":
         _require_choice("env.game", game, tuple(WORLDS))
-        try:
-            inspect.signature(WORLDS[game]).bind(num_envs=num_envs, **world_options)
-        except TypeError as error:
-            allowed = tuple(name for name in inspect.signature(WORLDS[game]).parameters if name != "num_envs")
-            raise ValueError(f"env.world_options={dict(world_options)}: {error}. Allowed: {allowed}") from None
         return
-    if world_options:
-        raise ValueError(f"env.world_options={dict(world_options)}: {game} is no world. Allowed: {{}}")
     import envpool  # here, so that models and worlds need no EnvPool
     from envpool.atari.registration import atari_game_list
 
@@ -147,7 +107,6 @@ def make(
     action_set: int,
     max_episode_steps: int,
     zero_discount_on_life_loss: bool,
-    world_options: Mapping[str, Any],
 ) -> Environments:
     """Makes B environments behind one signature.
 
@@ -157,26 +116,33 @@ def make(
 
     Args:
       backend: `xla`, `callback`, `host` or `world`.
-      game: EnvPool's Atari id, e.g. `MontezumaRevenge-v5`; for `world` a name in `WORLDS`.
+      game: EnvPool's Atari id, e.g. `MontezumaRevenge-v5`; for `world` a name in `WORLDS`, which
+        has its own actions and episodes: only num_envs reaches it.
       num_envs: B.
       num_threads: EnvPool's threads; 0 for one a core. Changes the speed only.
       protocol: `standard` (sticky actions, random start) or `deterministic`.
       action_set: A, one of `ACTION_SETS`.
       max_episode_steps: steps (not frames) after which an episode is truncated.
       zero_discount_on_life_loss: a lost life has discount 0; the episode goes on.
-      world_options: the world's own keyword arguments; the four before it are the emulators'.
     Returns:
       Environments; only worlds are restorable.
     Raises:
       ValueError: as `check`.
     """
-    arguments = locals()
-    check(**arguments)
+    check(
+        backend=backend,
+        game=game,
+        num_envs=num_envs,
+        num_threads=num_threads,
+        protocol=protocol,
+        action_set=action_set,
+        max_episode_steps=max_episode_steps,
+        zero_discount_on_life_loss=zero_discount_on_life_loss,
+    )
     if backend == "world":
-        return WORLDS[game](num_envs=num_envs, **world_options)
+        return WORLDS[game](num_envs=num_envs)
     if backend == "xla" and jax.default_backend() not in ("cpu", "gpu"):
         raise ValueError(f"env.backend=xla: EnvPool has no {jax.default_backend()} code. Allowed: callback, host")
-    table = emulator_actions(action_set)
 
     def new_pool(rng_key: Array) -> Any:
         return make_pool(
@@ -187,11 +153,15 @@ def make(
             **PROTOCOLS[protocol],
         )
 
-    def answer(frame: _Frame, lives_before: Any) -> TimeStep:
-        return _make_time_step(frame, lives_before, game=game, zero_discount_on_life_loss=zero_discount_on_life_loss)
+    def answer(frame: Frame, lives_before: Any) -> TimeStep:
+        return make_time_step(frame, lives_before, game=game, zero_discount_on_life_loss=zero_discount_on_life_loss)
 
-    functions = {"xla": _xla_functions, "callback": _callback_functions, "host": _host_functions}
-    reset, step = functions[backend](new_pool, answer, table)
+    functions = {
+        "xla": backends.xla_functions,
+        "callback": backends.callback_functions,
+        "host": backends.host_functions,
+    }
+    reset, step = functions[backend](new_pool, answer, emulator_actions(action_set))
     return Environments(
         num_envs=num_envs,
         num_actions=action_set,
@@ -231,8 +201,15 @@ def _draw_seeds(rng_key: Array, num_envs: int) -> list[int]:
     return [int(seed) for seed in jax.device_get(seeds)]
 
 
-def _make_time_step(frame: _Frame, lives_before: Any, *, game: str, zero_discount_on_life_loss: bool) -> TimeStep:
-    """Reads EnvPool's flags, numpy or traced, as the time picture has them."""
+def make_time_step(frame: Frame, lives_before: Any, *, game: str, zero_discount_on_life_loss: bool) -> TimeStep:
+    """Reads EnvPool's flags, numpy or traced, as the time picture has them.
+
+    Args:
+      frame: EnvPool's answer to action[t].
+      lives_before: `[B]` int32, lives at observation[t].
+      game: EnvPool id, for the probe.
+      zero_discount_on_life_loss: a step that lost a life has discount 0.
+    """
     first = frame.elapsed_step == 0
     # A game over on the very step of the time limit comes flagged as truncated only: ask the emulator.
     terminated = frame.terminated > 0
@@ -247,151 +224,6 @@ def _make_time_step(frame: _Frame, lives_before: Any, *, game: str, zero_discoun
         last=terminated | frame.truncated,
         probe=probe_ram(game, frame.ram, frame.lives),
     )
-
-
-def _read_frame(observation: Any, reward: Any, truncated: Any, info: Mapping[str, Any]) -> _Frame:
-    return _Frame(
-        observation=observation,
-        reward=reward,
-        truncated=truncated,
-        terminated=info["terminated"],
-        elapsed_step=info["elapsed_step"],
-        lives=info["lives"],
-        ram=info["ram"],
-    )
-
-
-def _reset_pool(pool: Any) -> _Frame:
-    observation, info = pool.reset()
-    num_envs = len(observation)
-    return _read_frame(observation, np.zeros((num_envs,), np.float32), np.zeros((num_envs,), bool), info)
-
-
-def _step_pool(pool: Any, action: np.ndarray) -> _Frame:
-    observation, reward, _, truncated, info = pool.step(action)
-    return _read_frame(observation, reward, truncated, info)
-
-
-def _xla_functions(new_pool: Callable, answer: Callable, table: np.ndarray) -> tuple[Callable, Callable]:
-    steps: list[
-        Callable
-    ] = []  # EnvPool's step of each pool; it keeps the pool alive for the programs that point into it
-
-    def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
-        pool = new_pool(rng_key)
-        frame = _reset_pool(pool)
-        handle, _, _, pool_step = pool.xla()
-        steps.append(pool_step)
-        state = EmulatorState(handle=handle, lives=frame.lives, pool=len(steps) - 1)
-        return jax.device_put((state, answer(frame, frame.lives)))
-
-    def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
-        _require_state(env_state)
-        chex.assert_shape(action, env_state.lives.shape)
-        handle, (observation, reward, _, truncated, info) = steps[env_state.pool](
-            env_state.handle, _emulator_action(action, table)
-        )
-        frame = _read_frame(observation, reward, truncated, info)
-        return env_state.replace(handle=handle, lives=frame.lives), answer(frame, env_state.lives)
-
-    return reset, step
-
-
-def _callback_functions(new_pool: Callable, answer: Callable, table: np.ndarray) -> tuple[Callable, Callable]:
-    pools: dict[int, Any] = {}
-    num_resets = 0
-
-    def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
-        nonlocal num_resets
-        pools.clear()
-        pools[num_resets] = new_pool(rng_key)
-        frame = _reset_pool(pools[num_resets])
-        state = EmulatorState(handle=np.int32(num_resets), lives=frame.lives, pool=0)
-        num_resets += 1
-        return jax.device_put((state, answer(frame, frame.lives)))
-
-    def step_on_host(number: np.ndarray, action: np.ndarray) -> tuple:
-        frame = _step_pool(_find_pool(pools, int(number)), np.asarray(action))
-        return tuple(vars(frame).values())
-
-    def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
-        _require_state(env_state)
-        num_envs = env_state.lives.shape[0]
-        chex.assert_shape(action, (num_envs,))
-        each = jax.ShapeDtypeStruct
-        shapes = _Frame(
-            observation=each((num_envs, 1, FRAME_SIZE, FRAME_SIZE), jnp.uint8),
-            reward=each((num_envs,), jnp.float32),
-            truncated=each((num_envs,), jnp.bool_),
-            terminated=each((num_envs,), jnp.int32),
-            elapsed_step=each((num_envs,), jnp.int32),
-            lives=each((num_envs,), jnp.int32),
-            ram=each((num_envs, 128), jnp.uint8),
-        )
-        result = io_callback(
-            step_on_host,
-            tuple(vars(shapes).values()),
-            env_state.handle,
-            _emulator_action(action, table),
-            ordered=True,
-        )
-        frame = _Frame(*result)
-        return env_state.replace(lives=frame.lives), answer(frame, env_state.lives)
-
-    return reset, step
-
-
-def _host_functions(new_pool: Callable, answer: Callable, table: np.ndarray) -> tuple[Callable, Callable]:
-    pools: dict[int, Any] = {}
-    num_resets = 0
-
-    def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
-        nonlocal num_resets
-        pools.clear()
-        pools[num_resets] = new_pool(rng_key)
-        frame = _reset_pool(pools[num_resets])
-        state = EmulatorState(handle=np.int32(num_resets), lives=frame.lives, pool=0)
-        num_resets += 1
-        return state, answer(frame, frame.lives)
-
-    def step(env_state: EmulatorState, action: Any) -> tuple[EmulatorState, TimeStep]:
-        _require_state(env_state)
-        pool = _find_pool(pools, int(env_state.handle))
-        action = _require_actions(action, num_envs=len(env_state.lives), num_actions=len(table))
-        frame = _step_pool(pool, table[action])
-        return env_state.replace(lives=frame.lives), answer(frame, env_state.lives)
-
-    return reset, step
-
-
-def _emulator_action(action: Array, table: np.ndarray) -> Array:
-    """Our actions `[B]` as the emulator's int32; EnvPool reads out of bounds or reinterprets floats without a word."""
-    return jnp.asarray(table)[jnp.clip(action.astype(jnp.int32), 0, len(table) - 1)]
-
-
-def _require_state(env_state: Any) -> None:
-    if not isinstance(env_state, EmulatorState):
-        raise RuntimeError(f"step before reset: env_state is {type(env_state).__name__}, not reset's EmulatorState")
-
-
-def _find_pool(pools: dict[int, Any], number: int) -> Any:
-    if number not in pools:
-        raise RuntimeError("step with the state of an earlier reset: its emulators are gone")
-    return pools[number]
-
-
-def _require_actions(action: Any, *, num_envs: int, num_actions: int) -> np.ndarray:
-    """Actions as EnvPool may see them: it checks neither number, dtype nor range, and some mistakes end the process."""
-    action = np.asarray(action)
-    given = f"action: shape {action.shape}, dtype {action.dtype}"
-    allowed = f"Allowed: shape ({num_envs},), an integer dtype, range [0, {num_actions})"
-    if action.shape != (num_envs,):
-        raise ValueError(f"{given}: one action for each of {num_envs} environments. {allowed}")
-    if not np.issubdtype(action.dtype, np.integer):
-        raise ValueError(f"{given}: actions are integers. {allowed}")
-    if action.min() < 0 or action.max() >= num_actions:
-        raise ValueError(f"{given}, range [{action.min()}, {action.max()}]: no such action. {allowed}")
-    return action.astype(np.int32)
 
 
 def _require_choice(field: str, given: Any, allowed: tuple[str, ...]) -> None:

@@ -1,0 +1,205 @@
+"""Three ways to step a pool of emulators: in the compiled program, through a callback, on the host.
+
+Each function takes `new_pool` (rng_key -> EnvPool's gymnasium pool), `answer` (frame, lives
+before -> TimeStep) and `table` (`[A]` int32, the emulator's action for each of ours), and
+returns `(reset, step)` as `types.Environments` wants them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.experimental import io_callback
+
+from learnmax_jax.types import Array, TimeStep
+
+FRAME_SIZE = 84  # height and width (Mnih et al. 2015, https://doi.org/10.1038/nature14236)
+
+
+@struct.dataclass
+class EmulatorState:
+    """What the program carries of the emulators; they themselves cannot be saved.
+
+    Attributes:
+      handle: `[8]` uint8, EnvPool's token that keeps the steps in order (`xla`); else `[]` int32, the pool's number.
+      lives: `[B]` int32, lives left at the last frame.
+      pool: number of the pool that the program's pointer leads to (`xla`); else 0.
+    """
+
+    handle: Array
+    lives: Array
+    pool: int = struct.field(pytree_node=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One answer of EnvPool, numpy or traced: observation `[B, 1, H, W]`, ram `[B, 128]`, the rest `[B]`."""
+
+    observation: Any
+    reward: Any
+    truncated: Any
+    terminated: Any
+    elapsed_step: Any
+    lives: Any
+    ram: Any
+
+
+Reset = Callable[[Array], tuple[EmulatorState, TimeStep]]
+Step = Callable[[EmulatorState, Any], tuple[EmulatorState, TimeStep]]
+NewPool = Callable[[Array], Any]
+Answer = Callable[[Frame, Any], TimeStep]
+
+
+def xla_functions(new_pool: NewPool, answer: Answer, table: np.ndarray) -> tuple[Reset, Step]:
+    """Emulators as a call of the compiled program; its pointer leads to one pool, which is kept for good."""
+    pool_steps: list[Callable] = []
+
+    def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
+        pool = new_pool(rng_key)
+        frame = _reset_pool(pool)
+        handle, _, _, pool_step = pool.xla()
+        pool_steps.append(pool_step)
+        state = EmulatorState(handle=handle, lives=frame.lives, pool=len(pool_steps) - 1)
+        return jax.device_put((state, answer(frame, frame.lives)))
+
+    def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
+        _require_state(env_state)
+        handle, (observation, reward, _, truncated, info) = pool_steps[env_state.pool](
+            env_state.handle, _choose_emulator_action(action, env_state.lives, table)
+        )
+        frame = _read_frame(observation, reward, truncated, info)
+        return env_state.replace(handle=handle, lives=frame.lives), answer(frame, env_state.lives)
+
+    return reset, step
+
+
+def callback_functions(new_pool: NewPool, answer: Answer, table: np.ndarray) -> tuple[Reset, Step]:
+    """Emulators behind an ordered callback: any device, and nothing of the pool in the compiled program."""
+    reset_latest, find_pool = _latest_pool(new_pool)
+
+    def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
+        state, frame = reset_latest(rng_key)
+        return jax.device_put((state, answer(frame, frame.lives)))
+
+    def step_on_host(number: np.ndarray, action: np.ndarray) -> tuple:
+        return tuple(vars(_step_pool(find_pool(number), np.asarray(action))).values())
+
+    def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
+        _require_state(env_state)
+        shapes = _frame_shapes(env_state.lives.shape[0])
+        emulator_action = _choose_emulator_action(action, env_state.lives, table)
+        frame = Frame(*io_callback(step_on_host, shapes, env_state.handle, emulator_action, ordered=True))
+        return env_state.replace(lives=frame.lives), answer(frame, env_state.lives)
+
+    return reset, step
+
+
+def host_functions(new_pool: NewPool, answer: Answer, table: np.ndarray) -> tuple[Reset, Step]:
+    """Emulators in plain numpy, never traced; the one way that can refuse an action."""
+    reset_latest, find_pool = _latest_pool(new_pool)
+
+    def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
+        state, frame = reset_latest(rng_key)
+        return state, answer(frame, frame.lives)
+
+    def step(env_state: EmulatorState, action: Any) -> tuple[EmulatorState, TimeStep]:
+        action = np.asarray(action)
+        _require_state(env_state, given=_describe(action))
+        _require_actions(action, num_envs=len(env_state.lives), num_actions=len(table))
+        frame = _step_pool(find_pool(env_state.handle), table[action])
+        return env_state.replace(lives=frame.lives), answer(frame, env_state.lives)
+
+    return reset, step
+
+
+def _latest_pool(new_pool: NewPool) -> tuple[Callable, Callable]:
+    """A pool behind a number: a reset drops the pool before, and a state of that pool is refused."""
+    pools: dict[int, Any] = {}
+    num_resets = 0
+
+    def reset(rng_key: Array) -> tuple[EmulatorState, Frame]:
+        nonlocal num_resets
+        pools.clear()
+        num_resets += 1
+        pools[num_resets] = new_pool(rng_key)
+        frame = _reset_pool(pools[num_resets])
+        number: Any = np.int32(num_resets)
+        return EmulatorState(handle=number, lives=frame.lives, pool=0), frame
+
+    def find(number: Any) -> Any:
+        if int(number) not in pools:
+            raise RuntimeError("step with the state of an earlier reset: its emulators are gone")
+        return pools[int(number)]
+
+    return reset, find
+
+
+def _reset_pool(pool: Any) -> Frame:
+    observation, info = pool.reset()
+    num_envs = len(observation)
+    return _read_frame(observation, np.zeros((num_envs,), np.float32), np.zeros((num_envs,), bool), info)
+
+
+def _step_pool(pool: Any, action: np.ndarray) -> Frame:
+    observation, reward, _, truncated, info = pool.step(action)
+    return _read_frame(observation, reward, truncated, info)
+
+
+def _read_frame(observation: Any, reward: Any, truncated: Any, info: Mapping[str, Any]) -> Frame:
+    return Frame(
+        observation=observation,
+        reward=reward,
+        truncated=truncated,
+        terminated=info["terminated"],
+        elapsed_step=info["elapsed_step"],
+        lives=info["lives"],
+        ram=info["ram"],
+    )
+
+
+def _frame_shapes(num_envs: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """What `step_on_host` returns, field by field of `Frame`."""
+    integers = jax.ShapeDtypeStruct((num_envs,), jnp.int32)
+    shapes = Frame(
+        observation=jax.ShapeDtypeStruct((num_envs, 1, FRAME_SIZE, FRAME_SIZE), jnp.uint8),
+        reward=jax.ShapeDtypeStruct((num_envs,), jnp.float32),
+        truncated=jax.ShapeDtypeStruct((num_envs,), jnp.bool_),
+        terminated=integers,
+        elapsed_step=integers,
+        lives=integers,
+        ram=jax.ShapeDtypeStruct((num_envs, 128), jnp.uint8),
+    )
+    return tuple(vars(shapes).values())
+
+
+def _choose_emulator_action(action: Array, lives: Array, table: np.ndarray) -> Array:
+    """Our actions `[B]` as the emulator's int32: EnvPool misreads floats and reads past its table without a word."""
+    chex.assert_shape(action, lives.shape)
+    return jnp.asarray(table)[jnp.clip(action.astype(jnp.int32), 0, len(table) - 1)]
+
+
+def _describe(action: np.ndarray) -> str:
+    described = f"action: shape {action.shape}, dtype {action.dtype}"
+    return f"{described}, range [{action.min()}, {action.max()}]" if action.size else described
+
+
+def _require_state(env_state: Any, given: str = "env_state") -> None:
+    if not isinstance(env_state, EmulatorState):
+        name = type(env_state).__name__
+        raise RuntimeError(f"{given}: step before reset, the state is {name}. Allowed: the state that reset gave")
+
+
+def _require_actions(action: np.ndarray, *, num_envs: int, num_actions: int) -> None:
+    """Raises ValueError: EnvPool checks neither number, dtype nor range, and a wrong number ends the process."""
+    allowed = f"Allowed: shape ({num_envs},), an integer dtype, range [0, {num_actions - 1}]"
+    if action.shape != (num_envs,):
+        raise ValueError(f"{_describe(action)}: not one action for each of {num_envs} environments. {allowed}")
+    if not np.issubdtype(action.dtype, np.integer):
+        raise ValueError(f"{_describe(action)}: actions are integers. {allowed}")
+    if action.min() < 0 or action.max() >= num_actions:
+        raise ValueError(f"{_describe(action)}: no such action. {allowed}")
