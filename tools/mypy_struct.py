@@ -6,8 +6,8 @@ from mypy.nodes import ARG_STAR2, Argument, Var
 from mypy.plugin import ClassDefContext, Plugin
 from mypy.plugins.common import add_method_to_class
 from mypy.plugins.dataclasses import dataclass_class_maker_callback
-from mypy.typevars import fill_typevars
 from mypy.types import AnyType, TypeOfAny
+from mypy.typevars import fill_typevars
 
 
 def _make_dataclass(context: ClassDefContext) -> bool:

@@ -1,0 +1,293 @@
+"""What every field of a config may be; the values stand in configs/ only, how they fit in config_checks.py."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from learnmax_jax.lifecycle import BadInput
+
+_KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field: its type, the values it may take and its unit.
+
+    Attributes:
+      kind: bool, int, float or str; of the elements where `is_tuple`.
+      allowed: an interval such as "(0, 1]" for numbers, the values themselves, or None for all.
+      unit: what the value counts; for people only.
+      is_tuple: the value is a tuple of such elements.
+    """
+
+    kind: type
+    allowed: str | tuple[Any, ...] | None
+    unit: str = ""
+    is_tuple: bool = False
+
+    def describe(self) -> str:
+        """States what is allowed, for messages and --help."""
+        if isinstance(self.allowed, tuple):
+            words = "one of " + ", ".join(str(value) for value in self.allowed)
+        else:
+            words = _KIND_NAMES[self.kind] + (f" in {self.allowed}" if self.allowed else "")
+        return f"tuple, each {words}" if self.is_tuple else words
+
+    def why_not(self, value: Any) -> str | None:
+        """Says what is wrong with a value, or None."""
+        if self.is_tuple:
+            if not isinstance(value, tuple):
+                return f"is {_kind_of(value)}, not a tuple"
+            return next((why for why in map(self._why_not_one, value) if why), None)
+        return self._why_not_one(value)
+
+    def nearest(self, value: Any) -> Any:
+        """Returns the allowed value nearest to a wrong one, or None where there is no such thing."""
+        if self.is_tuple:
+            return None
+        if isinstance(self.allowed, tuple):
+            return nearest(value, self.allowed)
+        return _nearest_number(self, value)
+
+    def _why_not_one(self, value: Any) -> str | None:
+        if type(value) is not self.kind:
+            return f"is {_kind_of(value)}, not {_KIND_NAMES[self.kind]}"
+        if isinstance(self.allowed, tuple):
+            return None if value in self.allowed else "is not one of the allowed values"
+        return _why_not_inside(value, self.allowed)
+
+
+def _why_not_inside(value: Any, interval: str | None) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "is not finite"
+    return "is out of range" if interval and not _inside(value, interval) else None
+
+
+def _kind_of(value: Any) -> str:
+    return _KIND_NAMES.get(type(value), f"a {type(value).__name__}")
+
+
+def _bounds(interval: str) -> tuple[float, float]:
+    low, high = interval[1:-1].split(",")
+    return float(low), float(high)
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = _bounds(interval)
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def _nearest_number(field: Field, value: Any) -> Any:
+    """Moves a number into the field's interval; an open end of a float field has no nearest value."""
+    if field.kind not in (int, float):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if not math.isfinite(number):
+        return None
+    if field.kind is int:
+        number = round(number)
+    if field.allowed is None or _inside(number, str(field.allowed)):
+        return field.kind(number)
+    low, high = _bounds(str(field.allowed))
+    bound, bracket, inward = (low, field.allowed[0], 1) if number <= low else (high, field.allowed[-1], -1)
+    if bracket in "[]":
+        return field.kind(bound)
+    return int(bound) + inward if field.kind is int else None
+
+
+def nearest(value: Any, candidates: Iterable[Any]) -> Any:
+    """Returns the candidate nearest to a value: by difference for numbers, by spelling otherwise."""
+    candidates = list(candidates)
+    if candidates and all(isinstance(candidate, int | float) for candidate in candidates):
+        try:
+            return min(candidates, key=lambda candidate: abs(candidate - float(value)))
+        except (TypeError, ValueError):
+            return None
+    names = [str(candidate) for candidate in candidates]
+    found = difflib.get_close_matches(str(value), names, n=1, cutoff=0.0)
+    return found[0] if found else None
+
+
+def count(unit: str = "", allowed: str = "[1, inf)") -> Field:
+    """A whole number, from 1 unless told otherwise."""
+    return Field(int, allowed, unit)
+
+
+def number(allowed: str, unit: str = "") -> Field:
+    """A finite number in an interval."""
+    return Field(float, allowed, unit)
+
+
+def choice(*allowed: Any) -> Field:
+    """One of some values of one type."""
+    return Field(type(allowed[0]), allowed)
+
+
+def switch() -> Field:
+    """True or false."""
+    return Field(bool, None)
+
+
+def text() -> Field:
+    """Any text."""
+    return Field(str, None)
+
+
+FIELDS: Mapping[str, Field] = {
+    "name": text(),
+    "seed": count(allowed="[0, 2147483647]"),
+    "num_env_steps": count("agent steps, all environments together"),
+    # acting
+    "env.backend": choice("xla", "callback", "host", "world"),
+    "env.game": text(),
+    "env.num_envs": count("environments", "[1, 65536]"),
+    "env.num_threads": count("threads; 0 takes one a core", "[0, 1024]"),
+    "env.protocol": choice("standard", "deterministic"),
+    "env.action_set": choice(6, 8, 18),
+    "env.max_episode_steps": count("agent steps", "[1, 27000]"),
+    "env.zero_discount_on_life_loss": switch(),
+    "actor.window": count("observations"),
+    "actor.num_steps": count("agent steps of each environment in one train step"),
+    # models
+    "tokenizer.layout": choice("frame", "patch", "anchor"),
+    "tokenizer.quantizer": choice("vq_ema", "vq_grad", "fsq", "random", "identity"),
+    "tokenizer.num_groups": count("code groups a token"),
+    "tokenizer.num_codes": count("codes a group", "[2, 65536]"),
+    "tokenizer.code_dim": count("numbers a code"),
+    "tokenizer.patch_size": count("pixels", "[1, 84]"),
+    "tokenizer.width": count("channels"),
+    "tokenizer.num_blocks": count("residual blocks", "[0, inf)"),
+    "tokenizer.motion_weight": number("[0, inf)"),
+    "tokenizer.motion_threshold": number("[0, 255]", "grey levels"),
+    "tokenizer.commitment": number("[0, inf)"),
+    "tokenizer.codebook_decay": number("[0, 1)"),
+    "tokenizer.slow_decay": number("[0, 1)"),
+    "tokenizer_learner.stream": choice("diverse", "joint"),
+    "tokenizer_learner.batch_size": count("observations"),
+    "tokenizer_learner.learning_rate": number("[0, 1]"),
+    "dynamics.width": count("channels"),
+    "dynamics.num_layers": count("layers"),
+    "dynamics.num_heads": count("heads"),
+    "dynamics.mlp_width": count("channels"),
+    "dynamics.head_width": count("channels"),
+    "dynamics.code_input": choice("onehot", "vectors", "embedding"),
+    "dynamics.feedback": choice("codes", "expected", "none"),
+    "dynamics.num_outcomes": count("outcomes", "[1, inf)"),
+    "support.minimum": number("(-inf, inf)", "scaled return"),
+    "support.maximum": number("(-inf, inf)", "scaled return"),
+    "support.num_bins": count("bins", "[2, inf)"),
+    # learning
+    "returns.reward_scale": number("(0, inf)", "points"),
+    "returns.extrinsic_discount": number("[0, 1]", "a step"),
+    "returns.short_discount": number("[0, 1]", "a step"),
+    "returns.intrinsic_discount": number("[0, 1]", "a step"),
+    "returns.td_lambda": number("[0, 1]"),
+    "returns.intrinsic_crosses_end": switch(),
+    "learner.batch_size": count("sequences"),
+    "learner.sequence_length": count("transitions"),
+    "learner.unroll_steps": count("transitions"),
+    "learner.num_unrolls": count("roots a sequence"),
+    "learner.replay_ratio": number("(0, inf)", "replayed observations an agent step"),
+    "learner.reanalyse_fraction": number("[0, 1]"),
+    "learner.learning_rate": number("[0, 1]"),
+    "learner.warmup_updates": count("updates", "[0, inf)"),
+    "learner.weight_decay": number("[0, inf)"),
+    "learner.clip_norm": number("(0, inf)"),
+    "learner.target_decay": number("[0, 1)"),
+    # search, exploration, replay
+    "search.kind": choice("gumbel", "muzero", "none"),
+    "search.num_simulations": count("simulations", "[0, inf)"),
+    "search.max_depth": count("steps"),
+    "search.max_num_considered_actions": count("actions", "[1, 18]"),
+    "search.value_floor": number("[0, inf)", "scaled return"),
+    "search.gumbel_scale": number("[0, inf)"),
+    "exploration.kind": choice("novelty", "none"),
+    "exploration.table_size": count("keys"),
+    "exploration.episodic_table_size": count("keys an environment"),
+    "exploration.grid_height": count("cells", "[1, 84]"),
+    "exploration.grid_width": count("cells", "[1, 84]"),
+    "exploration.num_levels": count("grey levels", "[2, 256]"),
+    "exploration.beta_max": number("[0, inf)"),
+    "exploration.num_exploit_envs": count("environments at beta 0", "[0, inf)"),
+    "replay.kind": choice("uniform", "prioritised"),
+    "replay.capacity": count("rows in all"),
+    "replay.min_size": count("rows in all"),
+    "replay.priority_exponent": number("[0, 1]"),
+    "replay.importance_exponent": number("[0, 1]"),
+    "replay.records_per_shard": count("rows"),
+    # reports
+    "evaluation.every_env_steps": count("agent steps"),
+    "evaluation.num_episodes": count("episodes"),
+    "evaluation.max_episode_steps": count("agent steps", "[1, 27000]"),
+    "checkpoint.every_env_steps": count("agent steps"),
+    "checkpoint.keep": count("checkpoints"),
+    "report.every_env_steps": count("agent steps"),
+}
+
+# Sections whose keys are another function's arguments: that function checks them.
+FREE_SECTIONS = ("env.world_options",)
+
+# What a run may change when it is resumed; everything else has shaped its state or its data.
+MAY_CHANGE_ON_RESUME = (
+    "name",
+    "num_env_steps",
+    "evaluation.every_env_steps",
+    "evaluation.num_episodes",
+    "evaluation.max_episode_steps",
+    "checkpoint.every_env_steps",
+    "checkpoint.keep",
+    "report.every_env_steps",
+)
+
+
+def error(field: str, given: Any, why: str, allowed: str, nearest_value: Any = None) -> BadInput:
+    """Words every complaint about a config in one way."""
+    line = f"{field}={given}: {why}. Allowed: {allowed}."
+    return BadInput(line if nearest_value is None else f"{line} Nearest: {nearest_value}")
+
+
+def check_fields(config: Any) -> None:
+    """Checks that each field of the table is there, nothing else is, and each value is allowed."""
+    given = flatten(config)
+    for name, value in given.items():
+        if name not in FIELDS and not is_free(name):
+            raise unknown_field(name, value)
+    for name, field in FIELDS.items():
+        if name not in given:
+            raise error(name, "(missing)", "the config lacks this field", field.describe())
+        why = field.why_not(given[name])
+        if why:
+            raise error(name, given[name], why, field.describe(), field.nearest(given[name]))
+
+
+def is_free(name: str) -> bool:
+    """Says whether a dotted name lies in a section that this table leaves to others."""
+    return any(name.startswith(section + ".") for section in FREE_SECTIONS)
+
+
+def unknown_field(name: str, value: Any) -> BadInput:
+    """The complaint about a field that is not in the table; a section's or a bare name finds its full one."""
+    inside = [known for known in FIELDS if known.startswith(name + ".")]
+    if inside:
+        return error(name, value, "names a section, not a field", ", ".join(inside), inside[0])
+    section = name.rpartition(".")[0]
+    siblings = [known for known in FIELDS if known.rpartition(".")[0] == section]
+    same_leaf = [known for known in FIELDS if known.rpartition(".")[2] == name.rpartition(".")[2]]
+    near = same_leaf[0] if same_leaf else nearest(name, siblings or FIELDS)
+    allowed = ", ".join(siblings) if siblings else "the fields of configs/base.py"
+    return error(name, value, "unknown field", allowed, near)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Lists the leaves of nested sections under dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        leaves.update(flatten(value, name + ".") if hasattr(value, "items") else {name: value})
+    return leaves
