@@ -1,0 +1,424 @@
+"""Frames to codes and back: encoder, quantiser, decoder, and the slow copy all readers use.
+
+A plain reconstruction loss learns the room and forgets the few pixels that move, so
+each pixel is weighted by whether it is off the running median frame. Codes drift while
+the tokenizer learns: play and dynamics read a slow copy (`tokenise`, `decode`,
+`code_vectors`); only `loss` sees the online one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from learnmax_jax.models import autoencoder, quantizers
+from learnmax_jax.types import Array, Metrics, Params
+
+# The median's step shrinks from this many grey levels, so that it has arrived after some dozens of updates.
+_MEDIAN_FIRST_STEP = 128.0
+
+
+@struct.dataclass
+class TokenizerState:
+    """What the tokenizer has learned.
+
+    Attributes:
+      params: online {"encoder", "decoder", "quantizer"}; what the optimizer changes.
+      quantizer: online QuantizerState.
+      slow_params: running mean of `params`.
+      slow_quantizer: running mean of `quantizer`.
+      median: `[H, W, C]` float32 in 0..255, the running median frame.
+      num_updates: int32.
+    """
+
+    params: Params
+    quantizer: quantizers.QuantizerState
+    slow_params: Params
+    slow_quantizer: quantizers.QuantizerState
+    median: Array
+    num_updates: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer as pure functions; frames are `[B, H, W, C]` uint8.
+
+    Attributes:
+      num_tokens: N, tokens a frame.
+      num_groups: G, codes a token.
+      num_codes: V, codes a group.
+      code_dim: D of a code vector.
+      init: (rng_key, example frames) -> TokenizerState.
+      tokenise: (state, frames) -> codes `[B, N, G]` int32, by the slow copy.
+      decode: (state, codes `[B, N, G]`) -> `[B, H, W, C]` float32 in 0..255, by the slow copy.
+      code_vectors: state -> `[G, V, D]` float32, of the slow copy.
+      loss: (params, state, rng_key, frames) -> (loss, (aux, metrics)), by the online copy;
+        differentiable in params. `aux` is for `update`.
+      update: (state, new_params, aux, rng_key) -> TokenizerState, after the optimizer's step.
+    """
+
+    num_tokens: int
+    num_groups: int
+    num_codes: int
+    code_dim: int
+    init: Callable[[Array, Array], TokenizerState]
+    tokenise: Callable[[TokenizerState, Array], Array]
+    decode: Callable[[TokenizerState, Array], Array]
+    code_vectors: Callable[[TokenizerState], Array]
+    loss: Callable[[Params, TokenizerState, Array, Array], tuple[Array, tuple[Any, Metrics]]]
+    update: Callable[[TokenizerState, Params, Any, Array], TokenizerState]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What the functions below share: the two networks (online or slow, by their params) and the quantiser."""
+
+    observation_shape: tuple[int, int, int]
+    init: Callable[[Array, Array], Params]
+    encode: Callable[[Params, Array], Array]  # uint8 [B, H, W, C] -> [B, N, K]
+    reconstruct: Callable[[Params, Array], Array]  # [B, N, G, D] -> [B, H, W, C] float32, about [0, 1]
+    quantizer: quantizers.Quantizer
+
+
+def make_tokenizer(
+    *,
+    observation_shape: tuple[int, int, int],
+    layout: str,
+    quantizer: str,
+    distance: str,
+    num_groups: int,
+    num_codes: int,
+    code_dim: int,
+    patch_size: int,
+    width: int,
+    num_blocks: int,
+    token_hidden: int,
+    channel_hidden: int,
+    motion_weight: float,
+    motion_threshold: float,
+    median_step: float,
+    commitment: float,
+    codebook_decay: float,
+    kmeans_iterations: int,
+    revive_below: float,
+    revive_limit: int,
+    revive_warmup: int,
+    slow_decay: float,
+) -> Tokenizer:
+    """Builds the tokenizer.
+
+    Args:
+      observation_shape: (H, W, C) of the uint8 frames.
+      layout: frame (one token, G codes), patch (a token a patch) or anchor (a whole-frame token, then the patches).
+      quantizer: vq_ema, vq_grad, fsq, random (codes of raw pixels) or identity (the observation's integers
+        are the codes; layout frame, G = H W C, D = V; the sizes of the networks have no meaning then).
+      distance: cosine or l2, between encodings and codes.
+      num_groups: G. num_codes: V. code_dim: D.
+      patch_size: side of a patch in pixels; divides H and W.
+      width: channels of a patch. num_blocks: mixer blocks in the encoder, and in the decoder.
+      token_hidden, channel_hidden: hidden units of the layers across patches and across channels.
+      motion_weight: extra weight of a pixel off the median frame; 0 weighs all alike.
+      motion_threshold: grey levels off the median from which a pixel counts as moving.
+      median_step: grey levels the median frame moves at most in an update, in the long run.
+      commitment, codebook_decay, kmeans_iterations, revive_below, revive_limit, revive_warmup: see quantizers.
+      slow_decay: of the slow copy, an update.
+    Raises:
+      ValueError: `<field>=<given>: <why>. Allowed: ...`, before anything compiles.
+    """
+    height, width_pixels, channels = observation_shape
+    _check_choice("layout", layout, autoencoder.LAYOUTS)
+    _check_choice("quantizer", quantizer, quantizers.KINDS)
+    _check_choice("distance", distance, quantizers.DISTANCES)
+    for field, value in (
+        ("num_groups", num_groups),
+        ("num_codes", num_codes),
+        ("code_dim", code_dim),
+        ("patch_size", patch_size),
+        ("width", width),
+        ("token_hidden", token_hidden),
+        ("channel_hidden", channel_hidden),
+        ("revive_limit", revive_limit + 1),
+    ):
+        _check_range(field, value, 1, None)
+    for field, number, upper in (
+        ("num_blocks", num_blocks, None),
+        ("motion_weight", motion_weight, None),
+        ("motion_threshold", motion_threshold, 255),
+        ("median_step", median_step, 255),
+        ("commitment", commitment, None),
+        ("kmeans_iterations", kmeans_iterations, None),
+        ("revive_below", revive_below, 1),
+        ("revive_warmup", revive_warmup, None),
+        ("codebook_decay", codebook_decay, 1),
+        ("slow_decay", slow_decay, 1),
+    ):
+        _check_range(field, number, 0, upper)
+    quantise_with = partial(
+        quantizers.make_quantizer,
+        kind=quantizer,
+        distance=distance,
+        num_groups=num_groups,
+        num_codes=num_codes,
+        code_dim=code_dim,
+        commitment=commitment,
+        codebook_decay=codebook_decay,
+        kmeans_iterations=kmeans_iterations,
+        revive_below=revive_below,
+        revive_limit=revive_limit,
+        revive_warmup=revive_warmup,
+    )
+    if quantizer == "identity":
+        num_integers = height * width_pixels * channels
+        if layout != "frame" or num_groups != num_integers:
+            raise ValueError(
+                f"num_groups={num_groups}: identity makes one token of all integers of {observation_shape}. "
+                f"Allowed: layout frame with num_groups {num_integers}. Nearest: {num_integers}"
+            )
+        tokens = 1
+        parts = _identity_parts(observation_shape, quantise_with(input_dim=num_integers), num_codes)
+    else:
+        if height % patch_size or width_pixels % patch_size:
+            common = [p for p in range(1, min(height, width_pixels) + 1) if not height % p and not width_pixels % p]
+            raise ValueError(
+                f"patch_size={patch_size}: patches must tile {height}x{width_pixels} frames. "
+                f"Allowed: {common}. Nearest: {min(common, key=lambda p: abs(p - patch_size))}"
+            )
+        if quantizer == "random" and layout == "anchor":
+            raise ValueError(
+                "layout=anchor: the random quantiser projects raw pixels, and a frame has more of them than a patch. "
+                "Allowed: frame, patch. Nearest: patch"
+            )
+        tokens = autoencoder.num_tokens(layout, observation_shape, patch_size)
+        sizes = {
+            "layout": layout,
+            "patch_size": patch_size,
+            "width": width,
+            "num_blocks": num_blocks,
+            "token_hidden": token_hidden,
+            "channel_hidden": channel_hidden,
+        }
+        encoding_dim = num_groups * code_dim
+        input_dim = height * width_pixels * channels // tokens if quantizer == "random" else encoding_dim
+        parts = _network_parts(
+            autoencoder.Encoder(encoding_dim=encoding_dim, **sizes),
+            autoencoder.Decoder(observation_shape=observation_shape, **sizes),
+            quantise_with(input_dim=input_dim),
+            observation_shape,
+            raw=quantizer == "random",
+        )
+    used_from = revive_below * tokens
+    return Tokenizer(
+        num_tokens=tokens,
+        num_groups=num_groups,
+        num_codes=num_codes,
+        code_dim=code_dim,
+        init=partial(_init, parts),
+        tokenise=partial(_tokenise, parts),
+        decode=partial(_decode, parts),
+        code_vectors=lambda state: parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer),
+        loss=partial(
+            tokenizer_loss,
+            parts=parts,
+            motion_weight=motion_weight,
+            motion_threshold=motion_threshold,
+            used_from=used_from,
+        ),
+        update=partial(_update, parts, median_step=median_step, slow_decay=slow_decay),
+    )
+
+
+def motion_weights(observation: Array, median: Array, *, motion_weight: float, motion_threshold: float) -> Array:
+    """Pixel weights `[B, H, W, C]`, mean 1 over each frame: 1 + motion_weight where a pixel is off the median.
+
+    Normalised a frame at a time: a frame unlike the median (another room) has all its
+    pixels raised alike and still weighs no more than the others.
+    """
+    off = jnp.abs(observation.astype(jnp.float32) - median[None]) > motion_threshold
+    weights = 1.0 + motion_weight * off
+    return weights / jnp.mean(weights, axis=(1, 2, 3), keepdims=True)
+
+
+def tokenizer_loss(
+    params: Params,
+    state: TokenizerState,
+    rng_key: Array,
+    observation: Array,
+    *,
+    parts: _Parts,
+    motion_weight: float,
+    motion_threshold: float,
+    used_from: float,
+) -> tuple[Array, tuple[Any, Metrics]]:
+    """Motion-weighted squared error of the reconstruction (frames in [0, 1]) plus the quantiser's loss.
+
+    Metrics: loss, reconstruction and commitment (its two terms), reconstruction_error and
+    foreground_error (root mean square, grey levels; all pixels, and those off the median),
+    codes_used and perplexity (mean over groups, of the running usage), code_drift (share of
+    this batch's codes that the slow copy would have chosen otherwise).
+    """
+    del rng_key  # every loss has one; none of the kinds draws
+    _check_frames(observation, parts)
+    quantised = parts.quantizer.quantise(params["quantizer"], state.quantizer, parts.encode(params, observation))
+    pixels = observation.astype(jnp.float32)
+    squared = (parts.reconstruct(params, quantised.vectors) - pixels / 255.0) ** 2
+    weights = motion_weights(observation, state.median, motion_weight=motion_weight, motion_threshold=motion_threshold)
+    reconstruction = jnp.mean(weights * squared)
+    loss = reconstruction + quantised.loss
+    off = jnp.abs(pixels - state.median[None]) > motion_threshold
+    foreground = jnp.sum(squared * off) / jnp.maximum(jnp.sum(off), 1)
+    usage = state.quantizer.usage
+    even_usage = jnp.mean(usage, axis=-1, keepdims=True)
+    metrics = {
+        "loss": loss,
+        "reconstruction": reconstruction,
+        "commitment": quantised.loss,
+        "reconstruction_error": 255.0 * jnp.sqrt(jnp.mean(squared)),
+        "foreground_error": 255.0 * jnp.sqrt(foreground),
+        "codes_used": jnp.mean(jnp.sum(usage > used_from * even_usage, axis=-1)),
+        "perplexity": quantizers.perplexity(usage),
+        "code_drift": jnp.mean(quantised.codes != _tokenise(parts, state, observation)),
+    }
+    aux = {
+        "encoding": quantised.encoding,
+        "codes": quantised.codes,
+        "median_votes": jnp.mean(jnp.sign(pixels - state.median[None]), axis=0),
+    }
+    return loss, (aux, jax.lax.stop_gradient(metrics))
+
+
+def _init(parts: _Parts, rng_key: Array, observation: Array) -> TokenizerState:
+    """Random parameters; the codebook becomes real at the first update."""
+    _check_frames(observation, parts)
+    network_key, quantizer_key = jax.random.split(rng_key)
+    params = parts.init(network_key, observation)
+    params["quantizer"], quantizer = parts.quantizer.init(quantizer_key)
+    return TokenizerState(
+        params=params,
+        quantizer=quantizer,
+        slow_params=jax.tree.map(jnp.copy, params),  # the state is donated: no buffer may stand in it twice
+        slow_quantizer=jax.tree.map(jnp.copy, quantizer),
+        median=jnp.zeros(parts.observation_shape, jnp.float32),
+        num_updates=jnp.zeros((), jnp.int32),
+    )
+
+
+def _tokenise(parts: _Parts, state: TokenizerState, observation: Array) -> Array:
+    _check_frames(observation, parts)
+    encoding = parts.encode(state.slow_params, observation)
+    return parts.quantizer.quantise(state.slow_params["quantizer"], state.slow_quantizer, encoding).codes
+
+
+def _decode(parts: _Parts, state: TokenizerState, codes: Array) -> Array:
+    chex.assert_rank(codes, 3)
+    vectors = parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer)
+    pixels = parts.reconstruct(state.slow_params, quantizers.look_up(vectors, codes))
+    return 255.0 * jnp.clip(pixels, 0.0, 1.0)
+
+
+def _update(
+    parts: _Parts,
+    state: TokenizerState,
+    new_params: Params,
+    aux: Any,
+    rng_key: Array,
+    *,
+    median_step: float,
+    slow_decay: float,
+) -> TokenizerState:
+    """All that learns without a gradient: codebook, median frame, slow copy."""
+    quantizer_params, quantizer = parts.quantizer.update(
+        new_params["quantizer"], state.quantizer, aux["encoding"], aux["codes"], rng_key
+    )
+    params = {**new_params, "quantizer": quantizer_params}
+    # A signed step finds the median; one that shrinks as 1/t gets there from black.
+    step = jnp.maximum(median_step, _MEDIAN_FIRST_STEP / (1.0 + state.num_updates))
+    # The first update only copies: what lies before the k-means start is noise.
+    keep = jnp.minimum(slow_decay, state.num_updates / (10.0 + state.num_updates))
+
+    def mix(slow: Array, new: Array) -> Array:
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            return new
+        return keep * slow + (1.0 - keep) * new
+
+    return TokenizerState(
+        params=params,
+        quantizer=quantizer,
+        slow_params=jax.tree.map(mix, state.slow_params, params),
+        slow_quantizer=jax.tree.map(mix, state.slow_quantizer, quantizer),
+        median=jnp.clip(state.median + step * aux["median_votes"], 0.0, 255.0),
+        num_updates=state.num_updates + 1,
+    )
+
+
+def _network_parts(
+    encoder: autoencoder.Encoder,
+    decoder: autoencoder.Decoder,
+    quantizer: quantizers.Quantizer,
+    observation_shape: tuple[int, int, int],
+    *,
+    raw: bool,
+) -> _Parts:
+    """Learned networks; `raw` hands the quantiser pixels instead of the encoder's output."""
+    tokens = autoencoder.num_tokens(encoder.layout, observation_shape, encoder.patch_size)
+
+    def init(rng_key: Array, observation: Array) -> Params:
+        encoder_key, decoder_key = jax.random.split(rng_key)
+        vectors = jnp.zeros((1, tokens, encoder.encoding_dim), jnp.float32)
+        params = {"decoder": decoder.init(decoder_key, vectors)}
+        params["encoder"] = {} if raw else encoder.init(encoder_key, _scale(observation[:1]))
+        return params
+
+    def encode(params: Params, observation: Array) -> Array:
+        if not raw:
+            return encoder.apply(params["encoder"], _scale(observation))
+        pixels = _scale(observation)
+        if encoder.layout == "frame":
+            return pixels.reshape(pixels.shape[0], 1, -1)
+        return autoencoder.to_patches(pixels, encoder.patch_size)
+
+    def reconstruct(params: Params, vectors: Array) -> Array:
+        return decoder.apply(params["decoder"], vectors.reshape(*vectors.shape[:2], -1))
+
+    return _Parts(observation_shape, init, encode, reconstruct, quantizer)
+
+
+def _identity_parts(observation_shape: tuple[int, int, int], quantizer: quantizers.Quantizer, num_codes: int) -> _Parts:
+    """No networks: the observation's integers are the codes and the codes its integers."""
+
+    def encode(params: Params, observation: Array) -> Array:
+        del params
+        return observation.reshape(observation.shape[0], 1, -1)
+
+    def reconstruct(params: Params, vectors: Array) -> Array:
+        del params
+        integers = vectors @ jnp.arange(num_codes, dtype=jnp.float32)
+        return integers.reshape(-1, *observation_shape) / 255.0
+
+    return _Parts(observation_shape, lambda rng_key, observation: {}, encode, reconstruct, quantizer)
+
+
+def _scale(observation: Array) -> Array:
+    return observation.astype(jnp.float32) / 255.0
+
+
+def _check_frames(observation: Array, parts: _Parts) -> None:
+    chex.assert_shape(observation, (None, *parts.observation_shape))
+    chex.assert_type(observation, jnp.uint8)
+
+
+def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        nearest = max(allowed, key=lambda name: len(set(name) & set(value)))
+        raise ValueError(f"{field}={value}: no such kind. Allowed: {', '.join(allowed)}. Nearest: {nearest}")
+
+
+def _check_range(field: str, value: float, lower: float, upper: float | None) -> None:
+    if value < lower or (upper is not None and value > upper):
+        bound = upper if upper is not None and value > upper else lower
+        above = "" if upper is None else f" and <= {upper}"
+        raise ValueError(f"{field}={value}: out of range. Allowed: >= {lower}{above}. Nearest: {bound}")
