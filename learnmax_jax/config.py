@@ -76,7 +76,7 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Settings:
     config_schema.check_fields(config)
     seen = set()
     for name, value in overrides:
-        field = _field_of(name, config)
+        field = config_schema.FIELDS.get(name)
         if field is None:
             raise config_schema.unknown_field(name, value)
         if name in seen:
@@ -234,14 +234,6 @@ def _execute(file: pathlib.Path, path: str) -> ml_collections.ConfigDict:
     if not isinstance(config, ml_collections.ConfigDict):
         raise BadInput(f"--config={path}: get_config() gave {type(config).__name__}. Allowed: a ConfigDict.")
     return ml_collections.ConfigDict(config)
-
-
-def _field_of(name: str, config: ml_collections.ConfigDict) -> config_schema.Field | None:
-    """Finds what the table says of a field; in a free section the file's own value gives the type."""
-    if not config_schema.is_free(name):
-        return config_schema.FIELDS.get(name)
-    value = config_schema.flatten(config).get(name)
-    return None if value is None else config_schema.Field(type(value), None)
 
 
 def _read(name: str, field: config_schema.Field, text: str) -> Any:

@@ -230,9 +230,6 @@ FIELDS: Mapping[str, Field] = {
     "report.every_env_steps": count("agent steps"),
 }
 
-# Sections whose keys are another function's arguments: that function checks them.
-FREE_SECTIONS = ("env.world_options",)
-
 # What a run may change when it is resumed; everything else has shaped its state or its data.
 MAY_CHANGE_ON_RESUME = (
     "name",
@@ -256,7 +253,7 @@ def check_fields(config: Any) -> None:
     """Checks that each field of the table is there, nothing else is, and each value is allowed."""
     given = flatten(config)
     for name, value in given.items():
-        if name not in FIELDS and not is_free(name):
+        if name not in FIELDS:
             raise unknown_field(name, value)
     for name, field in FIELDS.items():
         if name not in given:
@@ -264,11 +261,6 @@ def check_fields(config: Any) -> None:
         why = field.why_not(given[name])
         if why:
             raise error(name, given[name], why, field.describe(), field.nearest(given[name]))
-
-
-def is_free(name: str) -> bool:
-    """Says whether a dotted name lies in a section that this table leaves to others."""
-    return any(name.startswith(section + ".") for section in FREE_SECTIONS)
 
 
 def unknown_field(name: str, value: Any) -> BadInput:

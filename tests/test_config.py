@@ -1,0 +1,257 @@
+"""The one door: every wrong config or flag is one line and exit code 2."""
+
+import pathlib
+import subprocess
+import sys
+import time
+
+import ml_collections
+import pytest
+from absl import flags
+
+from learnmax_jax import config, config_checks, config_schema
+from learnmax_jax.lifecycle import BadInput
+
+BASE = "configs/base.py"
+ROOT = pathlib.Path(__file__).parents[1]
+
+COMMAND = """
+from absl import flags
+from learnmax_jax import config
+flags.DEFINE_string("workdir", None, "where to write")
+def main(settings, stop):
+    print(settings.search.num_simulations, flags.FLAGS.workdir)
+if __name__ == "__main__":
+    config.run(main)
+"""
+
+
+def own_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "where to write", flag_values=values)
+    flags.DEFINE_integer("num_episodes", 10, "episodes to play", flag_values=values)
+    return values
+
+
+def read(*arguments: str, config_path: str | None = BASE) -> config.Settings:
+    return config.read_command_line(["zuma", *arguments], config_path=config_path, flag_values=own_flags())
+
+
+def test_every_field_of_the_table_has_a_value_in_base() -> None:
+    settings = config.load(BASE)
+    assert config_schema.flatten(settings).keys() == config_schema.FIELDS.keys()
+    with pytest.raises(AttributeError):
+        settings.seed = 3
+
+
+def test_overrides_take_the_fields_type() -> None:
+    settings = read(
+        "--config.seed=7", "--config.returns.td_lambda", "1", "--config.name=x=y", "--config.env.action_set=8"
+    )
+    assert (settings.seed, settings.returns.td_lambda, settings.name) == (7, 1.0, "x=y")
+    assert isinstance(settings.returns.td_lambda, float)
+    crosses = read("--config.returns.intrinsic_crosses_end=False").returns.intrinsic_crosses_end
+    assert crosses is False
+
+
+def test_own_flags_and_config_stand_beside_each_other() -> None:
+    values = own_flags()
+    line = ["zuma", "--workdir=runs/a", "--config.seed=3", "--num_episodes", "2"]
+    settings = config.read_command_line(line, config_path=BASE, flag_values=values)
+    assert (values.workdir, values.num_episodes, settings.seed) == ("runs/a", 2, 3)
+    assert len(read("--workdir=a", config_path=None)) == 0
+
+
+# (arguments, what the line must hold); the first word of a line is the field and the given value.
+BAD = [
+    (["--config.search.num_simulation=16"], "search.num_simulation=16: unknown field", "search.num_simulations"),
+    (["--config.num_simulations=16"], "num_simulations=16: unknown field", "Nearest: search.num_simulations"),
+    (["--config.serch.kind=gumbel"], "serch.kind=gumbel: unknown field", "Nearest: search.kind"),
+    (["--config.search=16"], "search=16: names a section", "search.kind, search.num_simulations"),
+    (["--config.search.num_simulations=x"], "search.num_simulations=x: is not a whole number", "[0, inf)"),
+    (["--config.search.num_simulations=1.5e1"], "search.num_simulations=1.5e1: is not", "Nearest: 15"),
+    (["--config.learner.learning_rate=fast"], "learner.learning_rate=fast: is not a number", "[0, 1]"),
+    (["--config.learner.learning_rate=nan"], "learner.learning_rate=nan: is not finite", "[0, 1]"),
+    (["--config.learner.learning_rate=2"], "learner.learning_rate=2.0: is out of range", "Nearest: 1.0"),
+    (["--config.learner.clip_norm=0"], "learner.clip_norm=0.0: is out of range", "(0, inf)"),
+    (["--config.env.num_envs=0"], "env.num_envs=0: is out of range", "Nearest: 1"),
+    (["--config.env.action_set=7"], "env.action_set=7: is not one", "6, 8, 18. Nearest: 6"),
+    (["--config.env.zero_discount_on_life_loss=maybe"], "env.zero_discount_on_life_loss=maybe", "true or false"),
+    (["--config.tokenizer.quantizer=vqema"], "tokenizer.quantizer=vqema: is not one", "Nearest: vq_ema"),
+    (["--config.env.game=Montezuma-v5"], "env.game=Montezuma-v5", "MontezumaRevenge-v5"),
+    (["--config.seed=1", "--config.seed=1"], "seed=1: the field is given twice", "once"),
+    (["--config=configs/bse.py"], "--config=configs/bse.py: no such file", "Nearest: configs/base.py"),
+    ([f"--config={BASE}", "--config=configs/smoke.py"], "--config=configs/smoke.py: given twice", BASE),
+    (["--config.seed"], "--config.seed: has no value", "--config.seed=VALUE"),
+    (["--num_episode=3"], "--num_episode: unknown flag", "Nearest: --num_episodes"),
+    (["--num_episodes=many"], "num_episodes=many", "invalid"),
+    (["--workdir=a", "--workdir=b"], "--workdir=b: given twice", "once"),
+    (["train"], "train: is not a flag", "--num_episodes, --workdir"),
+    (["--config.dynamics.num_heads=7"], "dynamics.width", "num_heads=7"),
+    (["--config.learner.replay_ratio=0.3"], "learner.replay_ratio=0.3: gives", "Nearest: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "start", "also"), BAD, ids=[" ".join(case[0]) for case in BAD])
+def test_f21_bad_input_names_field_value_and_nearest(arguments: list[str], start: str, also: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        read(*arguments)
+    line = str(caught.value)
+    assert start in line and also in line.replace(start, "", 1), line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("argument", ["--config.search.num_simulation=16", "--config=configs/nothing.py"])
+def test_f21_a_real_command_ends_with_code_2_within_5_seconds(argument: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "command.py").write_text(COMMAND)
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, tmp_path / "command.py", argument],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )
+    assert time.monotonic() - before < 5
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def changed(**fields: object) -> ml_collections.ConfigDict:
+    """Base with other values, unchecked, under names such as `env__num_envs`."""
+    settings = ml_collections.ConfigDict(config.load(BASE).to_dict())
+    settings.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return settings
+
+
+def write_config(folder: pathlib.Path, body: str) -> str:
+    path = folder / "mine.py"
+    path.write_text(f"from configs import base\n\n\ndef get_config():\n    config = base.get_config()\n{body}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("    config.search.num_simulation = 3\n    return config", "num_simulation"),
+        ("    del config.search['kind']\n    return config", "search.kind=(missing): the config lacks this field"),
+        ("    config.seed = 1.0\n    return config", "failed: TypeError"),
+        ("    with config.unlocked():\n        config.extra = 1\n    return config", "extra=1: unknown field"),
+        ("    return {'seed': 1}", "get_config() gave dict"),
+        ("    return 1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_f21_bad_config_files(tmp_path: pathlib.Path, body: str, words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        config.load(write_config(tmp_path, body))
+    assert words in str(caught.value)
+
+
+def test_a_config_is_found_from_anywhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_config(tmp_path, "    config.seed = 12\n    return config")
+    assert config.load("mine.py").seed == config.load(path).seed == 12
+    assert config.load(BASE).seed != 12
+
+
+def test_f24_both_neighbours_that_divide_by_the_devices_are_named() -> None:
+    settings = changed(env__num_envs=12)
+    config_checks.check_devices(settings, 4)
+    with pytest.raises(BadInput, match=r"env.num_envs=12: .* 8 devices.* Nearest: 8 or 16"):
+        config_checks.check_devices(settings, 8)
+    with pytest.raises(BadInput, match=r"learner.batch_size=3: .* Nearest: 2 or 4"):
+        config_checks.check_devices(changed(env__num_envs=12, learner__batch_size=3), 2)
+
+
+def test_f25_the_ring_must_hold_a_window_of_each_environment() -> None:
+    # 4 environments, chunks of 2 rows each: capacities are multiples of 8.
+    # A window is 5 + 1 rows, beside the chunk being written 8 rows each: 32 rows in all.
+    small = {"env__num_envs": 4, "actor__num_steps": 2, "learner__sequence_length": 5, "learner__unroll_steps": 3}
+    config_checks._check_replay(changed(**small, replay__capacity=32, replay__min_size=24))
+    with pytest.raises(BadInput, match=r"replay.capacity=24: .* Allowed: at least 32. Nearest: 32"):
+        config_checks._check_replay(changed(**small, replay__capacity=24, replay__min_size=24))
+    with pytest.raises(BadInput, match=r"replay.capacity=35: .* multiples of 8. Nearest: 32 or 40"):
+        config_checks._check_replay(changed(**small, replay__capacity=35, replay__min_size=24))
+    with pytest.raises(BadInput, match=r"replay.min_size=23: .* Nearest: 24"):
+        config_checks._check_replay(changed(**small, replay__capacity=32, replay__min_size=23))
+    with pytest.raises(BadInput, match=r"replay.min_size=33: .* Nearest: 32"):
+        config_checks._check_replay(changed(**small, replay__capacity=32, replay__min_size=33))
+
+
+def test_updates_per_step_by_hand() -> None:
+    # 4 environments x 8 steps = 32 agent steps; 2 sequences x 4 = 8 observations an update.
+    small = {"env__num_envs": 4, "actor__num_steps": 8, "learner__batch_size": 2, "learner__sequence_length": 4}
+    assert config_checks.updates_per_step(changed(**small, learner__replay_ratio=0.25)) == 1
+    assert config_checks.updates_per_step(changed(**small, learner__replay_ratio=2.0)) == 8
+    with pytest.raises(BadInput, match=r"learner.replay_ratio=0.6: gives 2.4 updates.* Nearest: 0.5 or 0.75"):
+        config_checks.updates_per_step(changed(**small, learner__replay_ratio=0.6))
+    with pytest.raises(BadInput, match=r"Nearest: 0.25$"):
+        config_checks.updates_per_step(changed(**small, learner__replay_ratio=0.1))
+
+
+def test_f11_the_difference_of_two_configs_field_by_field(tmp_path: pathlib.Path) -> None:
+    saved = config.load(BASE)
+    config.dump(saved, tmp_path / "config.json")
+    assert config.load_saved(tmp_path / "config.json") == saved
+    assert config.diff(config.load_saved(tmp_path / "config.json"), saved) == {}
+
+    layers = saved.dynamics.num_layers
+    given = config.load(BASE, [("dynamics.num_layers", str(layers + 1)), ("seed", "77"), ("num_env_steps", "5")])
+    assert config.diff(saved, given) == {
+        "dynamics.num_layers": (layers, layers + 1),
+        "num_env_steps": (saved.num_env_steps, 5),
+        "seed": (saved.seed, 77),
+    }
+    with pytest.raises(BadInput) as caught:
+        config.check_resume(saved, given, tmp_path)
+    line = str(caught.value)
+    assert f"dynamics.num_layers: saved {layers}, given {layers + 1}; seed: saved {saved.seed}, given 77" in line
+    assert "num_env_steps: saved" not in line
+    config.check_resume(saved, config.load(BASE, [("num_env_steps", "5"), ("checkpoint.keep", "9")]), tmp_path)
+
+
+def test_f11_a_field_that_one_version_lacks_is_a_difference(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(BadInput, match=r"seed: saved \(missing\), given"):
+        config.check_resume(config.Settings({}), config.load(BASE), tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]"])
+def test_a_saved_config_that_is_none(tmp_path: pathlib.Path, content: str | None) -> None:
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadInput, match=r"config\.json: "):
+        config.load_saved(path)
+
+
+def test_tuples_are_read_and_come_back_as_tuples(tmp_path: pathlib.Path) -> None:
+    field = config_schema.Field(int, "[1, 9]", is_tuple=True)
+    assert config._read("a.b", field, "(4, 5)") == (4, 5) == config._read("a.b", field, "4,5")
+    assert config._read("a.b", field, "(4,)") == (4,)
+    with pytest.raises(BadInput, match=r"a.b=4,x: is not tuple, each a whole number"):
+        config._read("a.b", field, "4,x")
+    assert field.why_not((4, 10)) == "is out of range"
+    assert field.why_not([4]) == "is a list, not a tuple"
+    config.dump(config.Settings({"sizes": (1, 2)}), tmp_path / "c.json")
+    assert config.load_saved(tmp_path / "c.json").sizes == (1, 2)
+
+
+def test_intervals_at_their_ends() -> None:
+    assert config_schema.number("(0, 1]").why_not(0.0) == "is out of range"
+    assert config_schema.number("(0, 1]").why_not(1.0) is None
+    assert config_schema.number("[0, 1)").why_not(0.0) is None
+    assert config_schema.number("[0, 1)").why_not(1.0) == "is out of range"
+    assert config_schema.number("[0, 1]").nearest(7.0) == 1.0
+    assert config_schema.number("(0, 1]").nearest(-7.0) is None
+    assert config_schema.count(allowed="(0, 9]").nearest(-7) == 1
+    assert config_schema.count().why_not(True) == "is true or false, not a whole number"
+
+
+def test_help_lists_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read("--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "--num_episodes: episodes to play" in text
+    assert "--config.search.num_simulations: a whole number in [0, inf); simulations" in text
