@@ -35,13 +35,13 @@ class ReplayState:
         stands at t % C.
       tree: `[2 n]` float32 sum tree over row e * C + t % C, of priority ** priority_exponent;
         0 where a row is no transition. None for uniform sampling.
-      max_weight: float32, the largest value that was ever in a leaf. None for uniform sampling.
+      max_weight: float32, the largest value that was ever in a leaf, at least 1.
     """
 
     rows: Transition
     num_added: Array
     tree: Array | None
-    max_weight: Array | None
+    max_weight: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +158,7 @@ def init(example: Transition, *, num_slots: int, prioritised: bool) -> ReplaySta
         rows=jax.tree.map(lambda x: jnp.zeros((num_envs, num_slots, *x.shape[1:]), x.dtype), example),
         num_added=jnp.zeros((), jnp.int32),
         tree=sum_tree.init(num_envs * num_slots) if prioritised else None,
-        max_weight=jnp.ones(()) if prioritised else None,
+        max_weight=jnp.ones(()),
     )
 
 
@@ -183,7 +183,7 @@ def add(state: ReplayState, rows: Transition, *, chunk_length: int) -> ReplaySta
     new = jax.tree.map(
         lambda ring, chunk: jax.lax.dynamic_update_slice_in_dim(ring, chunk, slot, axis=1), state.rows, rows
     )
-    tree = None if state.tree is None else _add_priorities(state, rows)
+    tree = None if state.tree is None else _add_priorities(state, state.tree, rows)
     return state.replace(rows=new, num_added=state.num_added + chunk_length, tree=tree)
 
 
@@ -280,18 +280,20 @@ def update_priorities(
     return state.replace(tree=tree, max_weight=jnp.maximum(state.max_weight, jnp.max(jnp.where(keep, weight, 0.0))))
 
 
-def _add_priorities(state: ReplayState, rows: Transition) -> Array:
+def _add_priorities(state: ReplayState, tree: Array, rows: Transition) -> Array:
     """Makes drawable every transition whose next observation the new chunk brings, and no other."""
     num_envs, num_slots = state.rows.action.shape
     chunk_length = rows.action.shape[1]
     # The row before the chunk could not be drawn until now; the chunk's own newest row still cannot.
     time = state.num_added - 1 + jnp.arange(chunk_length + 1)
-    before = state.rows.valid[:, (state.num_added - 1) % num_slots] & (state.num_added > 0)
+    # In a ring of one chunk that row is overwritten.
+    before = state.rows.valid[:, (state.num_added - 1) % num_slots]
+    before = before & (state.num_added > 0) & (num_slots > chunk_length)
     valid = jnp.concatenate([before[:, None], rows.valid[:, :-1]], axis=1) & ~rows.first
     valid = jnp.concatenate([valid, jnp.zeros_like(before)[:, None]], axis=1)
     leaf = jnp.arange(num_envs)[:, None] * num_slots + (time % num_slots)[None, :]
     weight = jnp.where(valid, state.max_weight, 0.0)
-    return sum_tree.update(state.tree, leaf.ravel(), weight.ravel(), jnp.ones(leaf.size, bool))
+    return sum_tree.update(tree, leaf.ravel(), weight.ravel(), jnp.ones(leaf.size, bool))
 
 
 def _importance_weights(leaf_weight: Array, importance_exponent: float) -> Array:

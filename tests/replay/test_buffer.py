@@ -11,17 +11,17 @@ from learnmax_jax.replay import buffer
 from learnmax_jax.types import Transition
 from tests.replay import streams
 
-CONFIG = dict(
-    kind="uniform",
-    num_envs=3,
-    capacity=3 * 24,
-    chunk_length=4,
-    min_size=3 * 8,
-    batch_size=64,
-    sequence_length=5,
-    priority_exponent=0.6,
-    importance_exponent=0.5,
-)
+CONFIG = {
+    "kind": "uniform",
+    "num_envs": 3,
+    "capacity": 3 * 24,
+    "chunk_length": 4,
+    "min_size": 3 * 8,
+    "batch_size": 64,
+    "sequence_length": 5,
+    "priority_exponent": 0.6,
+    "importance_exponent": 0.5,
+}
 
 
 def make(**changes):
@@ -66,16 +66,19 @@ def check_window(
 
 
 @pytest.mark.parametrize("kind", ["uniform", "prioritised"])
-@pytest.mark.parametrize("seed,longest,length", [(0, 3, 5), (1, 12, 5), (2, 60, 5), (3, 9, 1), (4, 30, 23), (5, 1, 2)])
-def test_n12_windows_equal_a_plain_list_under_random_add_and_sample(kind, seed, longest, length):
-    replay, add, sample = make(kind=kind, sequence_length=length)
+@pytest.mark.parametrize(
+    "seed,longest,length,chunk_length",
+    [(0, 3, 5, 4), (1, 12, 5, 4), (2, 60, 5, 4), (3, 9, 1, 4), (4, 30, 23, 4), (5, 1, 2, 4), (6, 8, 5, 24)],
+)
+def test_n12_windows_equal_a_plain_list_under_random_add_and_sample(kind, seed, longest, length, chunk_length):
+    replay, add, sample = make(kind=kind, sequence_length=length, chunk_length=chunk_length)
     stream = streams.Stream(3, seed, longest)
     state = replay.init(streams.example(3))
     rng = np.random.default_rng(seed)
     seen = set()
-    for step in range(40):
-        state = add(state, stream.chunk(4))
-        if step == 25:
+    for step in range(160 // chunk_length):
+        state = add(state, stream.chunk(chunk_length))
+        if step == 100 // chunk_length:
             stream.break_off()
         num_added = len(stream.rows[0])
         oldest = max(0, num_added - 24)
@@ -154,17 +157,17 @@ def test_offsets_are_uniform_where_the_episode_leaves_room():
 @pytest.mark.parametrize(
     "changes,field",
     [
-        (dict(kind="prioritized"), "kind='prioritized'.*Nearest: prioritised"),
-        (dict(capacity=3 * 4), "capacity=12: .*sequence_length.*Nearest: 24"),
-        (dict(capacity=3 * 25), "capacity=75: .*multiples.*Nearest: 72"),
-        (dict(capacity=12 * 2**28), "capacity=.*below 2"),
-        (dict(num_envs=0), "num_envs=0"),
-        (dict(chunk_length=0), "chunk_length=0"),
-        (dict(batch_size=-1), "batch_size=-1"),
-        (dict(sequence_length=0), "sequence_length=0"),
-        (dict(min_size=73), r"min_size=73: .*Nearest: 72"),
-        (dict(priority_exponent=1.5), "priority_exponent=1.5.*Nearest: 1"),
-        (dict(importance_exponent=-1), "importance_exponent=-1.*Nearest: 0"),
+        ({"kind": "prioritized"}, "kind='prioritized'.*Nearest: prioritised"),
+        ({"capacity": 3 * 4}, "capacity=12: .*sequence_length.*Nearest: 24"),
+        ({"capacity": 3 * 25}, "capacity=75: .*multiples.*Nearest: 72"),
+        ({"capacity": 12 * 2**28}, "capacity=.*below 2"),
+        ({"num_envs": 0}, "num_envs=0"),
+        ({"chunk_length": 0}, "chunk_length=0"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"sequence_length": 0}, "sequence_length=0"),
+        ({"min_size": 73}, r"min_size=73: .*Nearest: 72"),
+        ({"priority_exponent": 1.5}, "priority_exponent=1.5.*Nearest: 1"),
+        ({"importance_exponent": -1}, "importance_exponent=-1.*Nearest: 0"),
     ],
 )
 def test_f25_wrong_numbers_are_refused_before_anything_compiles(changes, field):
