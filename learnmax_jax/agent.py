@@ -1,0 +1,354 @@
+"""The agent as one pure function: `act_learn_step(state) -> (state, outputs)`.
+
+`build` turns a config into functions and `init_state` makes their state; both run on the
+host. The step itself is compiled once, with the emulators inside, and its state donated.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from learnmax_jax import config_checks
+from learnmax_jax.acting import actor, envs
+from learnmax_jax.acting.actor import ActorState, ActOutput
+from learnmax_jax.exploration import novelty
+from learnmax_jax.learning import learner, supervision
+from learnmax_jax.learning.learner import TrainState
+from learnmax_jax.learning.losses import LossWeights
+from learnmax_jax.models.support import Support
+from learnmax_jax.models.tokenizer import Tokenizer, make_tokenizer
+from learnmax_jax.models.world_model import WorldModel, make_world_model
+from learnmax_jax.replay.buffer import Replay, ReplayState, make_replay
+from learnmax_jax.search import planner
+from learnmax_jax.types import Array, Batch, Environments, Metrics, Transition
+
+
+@struct.dataclass
+class State:
+    """All that a run is.
+
+    Attributes:
+      actor: ActorState; its env_state is not restorable for emulators.
+      train: TrainState.
+      replay: ReplayState; its rows are on disk too, as shards.
+      novelty: the visit counts.
+      rng_key: of the run; each step folds its number in, so that a resumed run draws the same numbers.
+      step: int32, act-learn steps done.
+    """
+
+    actor: ActorState
+    train: TrainState
+    replay: ReplayState
+    novelty: novelty.NoveltyState
+    rng_key: Array
+    step: Array
+
+
+@struct.dataclass
+class Outputs:
+    """What one step tells the host.
+
+    Attributes:
+      act: ActOutput `[E, T, ...]`, the new transitions among it.
+      metrics: scalars of the last update; meaningless where `num_updates` is 0.
+      num_updates: int32, updates done in this step.
+      batch: of the first update that was not finite, else of the last.
+      finite: bool, every search and every update was finite.
+    """
+
+    act: ActOutput
+    metrics: Metrics
+    num_updates: Array
+    batch: Batch
+    finite: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """A config's parts, bound; see `build`.
+
+    Attributes:
+      config: the config.
+      environments, tokenizer, world_model, support, replay: the parts.
+      updates_per_step: U.
+      plan: planner.plan with its tuning bound.
+      observe, bonus: of novelty: (state, observation, first) -> (state, key, first_visit); (state, key,
+        first_visit) -> reward.
+      act: (ModelParams, ActorState, novelty, rng_key) -> (ActorState, novelty, ActOutput).
+      update: learner.update with its parts bound.
+    """
+
+    config: Any
+    environments: Environments
+    tokenizer: Tokenizer
+    world_model: WorldModel
+    support: Support
+    replay: Replay
+    updates_per_step: int
+    plan: Any
+    observe: Any
+    bonus: Any
+    act: Any
+    update: Any
+    init_train: Any
+
+
+def build(config: Any) -> Agent:
+    """Binds every part to its section of the config; nothing is compiled or allocated.
+
+    Raises:
+      ValueError: a part refuses its section.
+    """
+    environments = envs.make(**config.env)
+    tokenizer = make_tokenizer(observation_shape=environments.observation_shape, **config.tokenizer)
+    support = Support(**config.support)
+    world_model = make_world_model(
+        tokenizer, num_actions=environments.num_actions, num_bins=support.num_bins, **config.dynamics
+    )
+    returns = config.returns
+    plan = partial(
+        planner.plan,
+        world_model=world_model,
+        support=support,
+        discounts=(returns.extrinsic_discount, returns.intrinsic_discount),
+        intrinsic_crosses_end=returns.intrinsic_crosses_end,
+        **config.search,
+    )
+    settings = config.learner
+    keys = partial(
+        novelty.keys,
+        grid_height=config.exploration.grid_height,
+        grid_width=config.exploration.grid_width,
+        num_levels=config.exploration.num_levels,
+    )
+    observe = partial(_observe, keys)
+    optimizer = learner.make_optimizer(
+        learning_rate=settings.learning_rate,
+        warmup_updates=settings.warmup_updates,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+    section = config.tokenizer_learner
+    tokenizer_optimizer = learner.make_optimizer(
+        learning_rate=section.learning_rate,
+        warmup_updates=section.warmup_updates,
+        weight_decay=section.weight_decay,
+        clip_norm=section.clip_norm,
+    )
+    supervise = partial(
+        supervision.supervise,
+        world_model=world_model,
+        support=support,
+        plan=plan,
+        num_reanalysed=round(settings.reanalyse_fraction * settings.batch_size),
+        **returns,
+    )
+    return Agent(
+        config=config,
+        environments=environments,
+        tokenizer=tokenizer,
+        world_model=world_model,
+        support=support,
+        replay=make_replay(
+            num_envs=config.env.num_envs,
+            chunk_length=config.actor.num_steps,
+            batch_size=settings.batch_size,
+            sequence_length=settings.sequence_length,
+            kind=config.replay.kind,
+            capacity=config.replay.capacity,
+            min_size=config.replay.min_size,
+            priority_exponent=config.replay.priority_exponent,
+            importance_exponent=config.replay.importance_exponent,
+        ),
+        updates_per_step=config_checks.updates_per_step(config),
+        plan=plan,
+        observe=observe,
+        bonus=novelty.bonus,
+        act=partial(
+            actor.act,
+            world_model=world_model,
+            environments=environments,
+            plan=plan,
+            observe=observe,
+            num_steps=config.actor.num_steps,
+        ),
+        update=partial(
+            learner.update,
+            world_model=world_model,
+            tokenizer=tokenizer,
+            support=support,
+            supervise=supervise,
+            optimizer=optimizer,
+            tokenizer_optimizer=tokenizer_optimizer,
+            loss_weights=LossWeights(**config.loss_weights),
+            unroll_steps=settings.unroll_steps,
+            num_unrolls=settings.num_unrolls,
+            target_decay=settings.target_decay,
+        ),
+        init_train=partial(
+            learner.init,
+            world_model=world_model,
+            tokenizer=tokenizer,
+            optimizer=optimizer,
+            tokenizer_optimizer=tokenizer_optimizer,
+        ),
+    )
+
+
+def init_state(agent: Agent) -> State:
+    """A fresh run's state: parameters, an empty replay, the environments at their reset."""
+    config = agent.config
+    rng_key = jax.random.key(config.seed)
+    init_key, env_key, run_key = jax.random.split(rng_key, 3)
+    example = jnp.zeros((config.env.num_envs, *agent.environments.observation_shape), jnp.uint8)
+    train = jax.jit(agent.init_train)(init_key, example)
+    return State(
+        actor=start_actor(agent, train, env_key),
+        train=train,
+        replay=agent.replay.init(transition_spec(agent)),
+        novelty=novelty.init(
+            num_envs=config.env.num_envs,
+            table_size=config.exploration.table_size,
+            episodic_table_size=config.exploration.episodic_table_size,
+        ),
+        rng_key=run_key,
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def start_actor(agent: Agent, train: TrainState, rng_key: Array) -> ActorState:
+    """Resets the environments: at the start of a run, and of a resumed one whose emulators are gone."""
+    env_state, time_step = agent.environments.reset(rng_key)
+    memory = actor.init_memory(
+        agent.world_model, train.model, time_step.observation, window=agent.config.actor.window
+    )
+    betas = actor.spread_betas(
+        agent.config.env.num_envs,
+        num_exploit_envs=agent.config.exploration.num_exploit_envs,
+        beta_max=agent.config.exploration.beta_max,
+    )
+    return actor.init_actor(env_state, time_step, memory, betas)
+
+
+def transition_spec(agent: Agent) -> Transition:
+    """Shapes and dtypes of one row of every environment, `[E, ...]`."""
+    num_envs = agent.config.env.num_envs
+
+    def spec(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_envs, *shape), dtype)
+
+    return Transition(
+        observation=spec(jnp.uint8, *agent.environments.observation_shape),
+        action=spec(jnp.int32),
+        reward=spec(jnp.float32),
+        discount=spec(jnp.float32),
+        first=spec(jnp.bool_),
+        last=spec(jnp.bool_),
+        valid=spec(jnp.bool_),
+        episode_step=spec(jnp.int32),
+        beta=spec(jnp.float32),
+        search_policy=spec(jnp.float16, agent.environments.num_actions),
+        search_value=spec(jnp.float32),
+        novelty_key=spec(jnp.uint32, 2),
+        first_visit=spec(jnp.bool_),
+    )
+
+
+def act_learn_step(state: State, *, agent: Agent) -> tuple[State, Outputs]:
+    """Plays T steps in every environment, stores them, and learns from the replay.
+
+    Args:
+      state: State; donate it, or the replay is copied.
+      agent: the parts.
+    Returns:
+      (State, Outputs).
+    """
+    step_key = jax.random.fold_in(state.rng_key, state.step)
+    act_key, learn_key = jax.random.split(step_key)
+    acted, counts, output = agent.act(state.train.model, state.actor, state.novelty, act_key)
+    replay = agent.replay.add(state.replay, output.transitions)
+    train, replay, metrics, batch, num_updates, finite = learn(
+        state.train, replay, counts, acted.beta, learn_key, agent=agent
+    )
+    state = state.replace(actor=acted, train=train, replay=replay, novelty=counts, step=state.step + 1)
+    metrics = metrics | {f"novelty_{name}": value for name, value in novelty.metrics(counts).items()}
+    finite &= output.finite.all()
+    return state, Outputs(act=output, metrics=metrics, num_updates=num_updates, batch=batch, finite=finite)
+
+
+def learn(
+    train: TrainState,
+    replay: ReplayState,
+    counts: novelty.NoveltyState,
+    betas: Array,
+    rng_key: Array,
+    *,
+    agent: Agent,
+) -> tuple[TrainState, ReplayState, Metrics, Batch, Array, Array]:
+    """Does U updates, or none while the replay cannot be sampled.
+
+    The loop's length is a traced number, so that the replay is never an output of a conditional.
+
+    Returns:
+      (TrainState, ReplayState with new priorities, metrics of the last update, batch, number of updates, finite).
+    """
+    section = agent.config.tokenizer_learner
+
+    def one(index: Array, carry):
+        train, replay, _, suspect, finite = carry
+        sample_key, frame_key, update_key = jax.random.split(jax.random.fold_in(rng_key, index), 3)
+        batch = agent.replay.sample(replay, sample_key)
+        bonus = agent.bonus(counts, batch.rows.novelty_key, batch.rows.first_visit)
+        if section.stream == "diverse":
+            rarity = partial(_rarity, counts)
+            frames = agent.replay.sample_observations(replay, frame_key, rarity, section.batch_size)
+        else:
+            frames = batch.rows.observation.reshape(-1, *agent.environments.observation_shape)
+        train, priorities, metrics = agent.update(train, batch, bonus, frames, betas, update_key)
+        replay = agent.replay.update_priorities(replay, batch.index, priorities)
+        suspect = jax.tree.map(lambda new, old: jnp.where(finite, new, old), batch, suspect)
+        return train, replay, metrics, suspect, finite & (metrics["finite"] > 0)
+
+    none = (train, replay, None, None, jnp.ones((), bool))
+    shapes = jax.eval_shape(lambda carry: one(jnp.zeros((), jnp.int32), carry), _with_batch(agent, none, rng_key))
+    metrics, batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[2:4])
+    num_updates = jnp.where(agent.replay.can_sample(replay), agent.updates_per_step, 0)
+    train, replay, metrics, batch, finite = jax.lax.fori_loop(
+        0, num_updates, one, (train, replay, metrics, batch, jnp.ones((), bool))
+    )
+    return train, replay, metrics, batch, num_updates, finite
+
+
+def _with_batch(agent: Agent, carry, rng_key: Array):
+    """The learn loop's carry with a batch of the right shapes in its place."""
+    train, replay, metrics, _, finite = carry
+    return train, replay, metrics, jax.eval_shape(agent.replay.sample, replay, rng_key), finite
+
+
+def _observe(keys: Any, state: novelty.NoveltyState, observation: Array, first: Array):
+    """Counts a step's observations; (state, keys `[B, 2]`, first visits `[B]`)."""
+    key = keys(observation)
+    state, first_visit = novelty.observe(state, key, first)
+    return state, key, first_visit
+
+
+def _rarity(counts: novelty.NoveltyState, keys: Array) -> Array:
+    """How eagerly the tokenizer takes a frame: 1 / sqrt(n) of its key."""
+    return jax.lax.rsqrt(jnp.maximum(novelty.counts(counts, keys), 1).astype(jnp.float32))
+
+
+def compile_step(agent: Agent):
+    """`act_learn_step` compiled for donated state: state -> (state, outputs)."""
+    return jax.jit(partial(act_learn_step, agent=agent), donate_argnums=0)
+
+
+def parameter_count(state: State) -> int:
+    """How many numbers the world model and the tokenizer learn."""
+    leaves = jax.tree.leaves((state.train.network, state.train.tokenizer.params))
+    return sum(leaf.size for leaf in leaves)
+
+

@@ -1,0 +1,302 @@
+"""The world model's losses: each a function of predictions, targets and masks."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from learnmax_jax.learning import targets
+from learnmax_jax.learning.supervision import Supervision, context_up_to
+from learnmax_jax.models.support import Support, inverse_rescale, rescale
+from learnmax_jax.models.world_model import ModelParams, WorldModel
+from learnmax_jax.types import Array, Metrics, Outcome, Prediction
+
+
+@struct.dataclass
+class LossWeights:
+    """What each part counts for; open_loop multiplies all parts of the unroll."""
+
+    codes: float
+    reward: float
+    intrinsic: float
+    continuation: float
+    policy: float
+    value: float
+    q: float
+    chance: float
+    open_loop: float
+
+
+def masked_mean(x: Array, mask: Array, weights: Array) -> Array:
+    """Mean of `x [B, ...]` where `mask [B, ...]`, rows weighed by `weights [B]`; 0 where nothing is masked in."""
+    chex.assert_equal_shape([x, mask])
+    weighed = x * weights.reshape(weights.shape + (1,) * (x.ndim - 1))
+    return jnp.sum(jnp.where(mask, weighed, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def categorical_loss(logits: Array, target: Array) -> Array:
+    """Cross-entropy of `logits [..., S]` against a distribution `target [..., S]`: `[...]`."""
+    return -jnp.sum(target * jax.nn.log_softmax(logits, axis=-1), axis=-1)
+
+
+def scalar_loss(logits: Array, target: Array, support: Support) -> Array:
+    """Two-hot cross-entropy of `logits [..., S]` against scaled scalars `target [...]`: `[...]`.
+
+    Source: Schrittwieser et al. 2020, appendix F, https://arxiv.org/abs/1911.08265
+    """
+    return categorical_loss(logits, support.two_hot(rescale(target)))
+
+
+def code_loss(logits: Array, codes: Array) -> tuple[Array, Array]:
+    """Next-code cross-entropy and accuracy, means over tokens and groups.
+
+    Args:
+      logits: `[..., N, G, V]`.
+      codes: `[..., N, G]` int32.
+    Returns:
+      (`[...]` nats a code, `[...]` share of codes that are the likeliest).
+    """
+    log_likelihood = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), codes[..., None], axis=-1)[..., 0]
+    correct = jnp.argmax(logits, axis=-1) == codes
+    return -log_likelihood.mean(axis=(-2, -1)), correct.mean(axis=(-2, -1))
+
+
+def continuation_loss(logit: Array, discount: Array) -> Array:
+    """Binary cross-entropy of `logit [...]` against `discount [...]` in {0, 1}."""
+    return jnp.logaddexp(0.0, logit) - discount * logit
+
+
+def chance_loss(posterior_logits: Array, prior_logits: Array) -> Array:
+    """Pulls the prior to the posterior, and a little the other way: `[..., O]` to `[...]`.
+
+    Source: Hafner et al. 2021 (KL balancing, 0.8), https://arxiv.org/abs/2010.02193
+    """
+    posterior, prior = jax.nn.log_softmax(posterior_logits), jax.nn.log_softmax(prior_logits)
+    stop = jax.lax.stop_gradient
+
+    def divergence(log_p: Array, log_q: Array) -> Array:
+        return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+    return 0.8 * divergence(stop(posterior), prior) + 0.2 * divergence(posterior, stop(prior))
+
+
+def outcome_losses(
+    outcome: Outcome,
+    codes: Array,
+    rewards: Array,
+    discount: Array,
+    known: Array,
+    absorbed: Array,
+    weights: Array,
+    support: Support,
+) -> tuple[Metrics, Metrics]:
+    """Losses of the transition head over `[B, T]` steps.
+
+    Args:
+      outcome: predictions `[B, T, ...]`.
+      codes: `[B, T, N, G]`, of observation[t + 1].
+      rewards: `[B, T, 2]`, extrinsic and intrinsic, scaled.
+      discount: `[B, T]`.
+      known: `[B, T]` bool, the step is a transition.
+      absorbed: `[B, T]` bool, the step lies past a termination and pays nothing.
+      weights: `[B]`.
+      support: of the reward heads.
+    Returns:
+      (losses by part, metrics).
+    """
+    nats, accuracy = code_loss(outcome.code_logits, codes)
+    paid = known | absorbed
+    ones = jnp.ones_like(weights)
+    return {
+        "codes": masked_mean(nats, known, weights),
+        "reward": masked_mean(scalar_loss(outcome.reward_logits, rewards[..., 0], support), paid, weights),
+        "intrinsic": masked_mean(scalar_loss(outcome.intrinsic_logits, rewards[..., 1], support), paid, weights),
+        "continuation": masked_mean(continuation_loss(outcome.continuation_logit, discount), known, weights),
+    }, {"code_accuracy": masked_mean(accuracy, known, ones)}
+
+
+def prediction_losses(
+    prediction: Prediction,
+    policy: Array,
+    values: Array,
+    known: Array,
+    absorbed: Array,
+    weights: Array,
+    support: Support,
+) -> Metrics:
+    """Losses of policy and value heads over `[B, T]` observations.
+
+    Args:
+      prediction: `[B, T, ...]`.
+      policy: `[B, T, A]`.
+      values: `[B, T, 3]`, scaled.
+      known: `[B, T]` bool, the observation was acted on.
+      absorbed: `[B, T]` bool, past a termination: values are known to be 0, the policy means nothing.
+      weights: `[B]`.
+      support: of the value heads.
+    Returns:
+      Losses by part.
+    """
+    value = scalar_loss(prediction.value_logits, values, support).mean(axis=-1)
+    return {
+        "policy": masked_mean(categorical_loss(prediction.policy_logits, policy), known, weights),
+        "value": masked_mean(value, known | absorbed, weights),
+    }
+
+
+def world_model_loss(
+    network: object,
+    params: ModelParams,
+    supervision: Supervision,
+    rng_key: Array,
+    *,
+    world_model: WorldModel,
+    support: Support,
+    weights: LossWeights,
+    unroll_steps: int,
+    num_unrolls: int,
+) -> tuple[Array, tuple[Metrics, Array]]:
+    """Teacher-forced losses at every frame, and open-loop losses through the search's own `step`.
+
+    Args:
+      network: the parameters that are differentiated.
+      params: ModelParams whose tokenizer is used; its network is replaced.
+      supervision: targets.
+      rng_key: consumed; draws where the unrolls start.
+      world_model, support: the bundle and the heads' bins.
+      weights: LossWeights.
+      unroll_steps: K.
+      num_unrolls: M starts a sequence, uniform over the rows that leave K steps.
+    Returns:
+      (loss, (metrics, priorities `[B]`: mean absolute error of the extrinsic value over the window)).
+    """
+    params = params.replace(network=network)
+    context, latents, forced, metrics, chance, error = _teacher_forced(params, supervision, world_model, support)
+    unrolled, open_metrics = _open_loop(
+        params, supervision, context, latents, chance, rng_key, world_model, support, unroll_steps, num_unrolls
+    )
+    parts = {name: loss for name, loss in forced.items()}
+    parts |= {f"open_{name}": weights.open_loop * loss for name, loss in unrolled.items()}
+    total = sum(getattr(weights, name.removeprefix("open_")) * loss for name, loss in parts.items())
+    metrics |= {f"loss_{name}": loss for name, loss in parts.items()} | open_metrics
+    return jnp.asarray(total), (metrics | {"loss": jnp.asarray(total)}, error)
+
+
+def _teacher_forced(params: ModelParams, supervision: Supervision, world_model: WorldModel, support: Support):
+    """Losses where every input is real: one pass over the windows."""
+    length = supervision.led_here.shape[1]
+    context, latents = world_model.context(
+        params, supervision.codes, supervision.led_here, supervision.first, capacity=length
+    )
+    flat = latents.reshape(-1, *latents.shape[2:])
+    prediction = _unflatten(world_model.predict(params, flat, jnp.repeat(supervision.beta, length)), length)
+
+    # Transitions: the L rows that have a next observation.
+    steps = length - 1
+    before = latents[:, :-1].reshape(-1, *latents.shape[2:])
+    codes = supervision.codes[:, :-1].reshape(-1, *supervision.codes.shape[2:])
+    following = supervision.codes[:, 1:].reshape(codes.shape)
+    action = supervision.action.reshape(-1)
+    chance, posterior = None, None
+    if world_model.num_outcomes:
+        posterior = world_model.infer_chance(params, before, action, following)
+        probabilities = jax.nn.softmax(posterior)
+        picked = jax.nn.one_hot(jnp.argmax(posterior, axis=-1), world_model.num_outcomes)
+        chance = probabilities + jax.lax.stop_gradient(picked - probabilities)
+    node = world_model.root(before, codes, max_depth=0)
+    outcome = _unflatten(world_model.outcome(params, node, action, chance), steps)
+
+    valid, absorbed, weights = supervision.valid, supervision.absorbed, supervision.weights
+    losses, metrics = outcome_losses(
+        outcome,
+        supervision.codes[:, 1:],
+        supervision.rewards,
+        supervision.discount,
+        valid[:, :-1],
+        absorbed[:, :-1],
+        weights,
+        support,
+    )
+    losses |= prediction_losses(prediction, supervision.policy, supervision.values, valid, absorbed, weights, support)
+    taken = jnp.take_along_axis(prediction.q_logits[:, :-1], supervision.action[..., None, None, None], axis=3)[..., 0, :]
+    losses["q"] = masked_mean(scalar_loss(taken, supervision.q, support).mean(axis=-1), valid[:, :-1], weights)
+    if posterior is not None:
+        balance = _unflatten(chance_loss(posterior, outcome.chance_logits.reshape(posterior.shape)), steps)
+        losses["chance"] = masked_mean(balance, valid[:, :-1], weights)
+
+    value = inverse_rescale(support.expectation(prediction.value_logits[:, :, 0]))
+    error = jnp.where(valid, jnp.abs(value - supervision.values[..., 0]), 0.0)
+    ones = jnp.ones_like(weights)
+    changed = supervision.codes[:, 1:] != supervision.codes[:, :-1]
+    right = jnp.argmax(outcome.code_logits, axis=-1) == supervision.codes[:, 1:]
+    changed &= valid[:, :-1, None, None]
+    metrics |= {
+        "changed_code_accuracy": jnp.sum(right & changed) / jnp.maximum(jnp.sum(changed), 1),
+        "changed_codes": masked_mean(
+            (supervision.codes[:, 1:] != supervision.codes[:, :-1]).mean(axis=(-2, -1)), valid[:, :-1], ones
+        ),
+        "value_mean": masked_mean(value, valid, ones),
+        "value_error": masked_mean(error, valid, ones),
+        "intrinsic_reward": masked_mean(supervision.rewards[..., 1], valid[:, :-1], ones),
+        "policy_entropy": masked_mean(categorical_loss(prediction.policy_logits, jax.nn.softmax(prediction.policy_logits)), valid, ones),
+        "targets_clipped": support.num_clipped(rescale(supervision.values)),
+    }
+    return context, latents, losses, metrics, chance, error.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1)
+
+
+def _open_loop(
+    params: ModelParams,
+    supervision: Supervision,
+    context: object,
+    latents: Array,
+    chance: Array | None,
+    rng_key: Array,
+    world_model: WorldModel,
+    support: Support,
+    unroll_steps: int,
+    num_unrolls: int,
+) -> tuple[Metrics, Metrics]:
+    """Losses of K imagined steps from M sampled rows of each window, sequence-major `[B * M, K]`."""
+    batch, length = supervision.led_here.shape
+    starts = jax.random.randint(rng_key, (batch, num_unrolls), 0, length - unroll_steps)
+
+    def cut(x: Array, offset: int = 0) -> Array:
+        windows = jax.vmap(lambda x, at: targets.unroll_windows(x, at, unroll_steps=unroll_steps))(x, starts + offset)
+        return windows.reshape(-1, unroll_steps, *windows.shape[3:])
+
+    def at_start(x: Array) -> Array:
+        return jax.vmap(lambda x, at: x[at])(x, starts).reshape(-1, *x.shape[2:])
+
+    by_step = None if chance is None else cut(_unflatten(chance, length - 1))
+    node = world_model.root(at_start(latents), at_start(supervision.codes), max_depth=unroll_steps)
+    actions = cut(supervision.action)
+    _, imagined, outcome = world_model.unroll(params, context_up_to(context, starts), node, actions, by_step)
+    beta = jnp.repeat(supervision.beta, num_unrolls * unroll_steps)
+    prediction = _unflatten(world_model.predict(params, imagined.reshape(-1, *imagined.shape[2:]), beta), unroll_steps)
+
+    weights = jnp.repeat(supervision.weights, num_unrolls)
+    losses, metrics = outcome_losses(
+        outcome,
+        cut(supervision.codes, 1),
+        cut(supervision.rewards),
+        cut(supervision.discount),
+        cut(supervision.valid),
+        cut(supervision.absorbed),
+        weights,
+        support,
+    )
+    losses |= prediction_losses(
+        prediction,
+        cut(supervision.policy, 1),
+        cut(supervision.values, 1),
+        cut(supervision.valid, 1),
+        cut(supervision.absorbed, 1),
+        weights,
+        support,
+    )
+    return losses, {f"open_{name}": value for name, value in metrics.items()}
+
+
+def _unflatten(tree, length: int):
+    """`[B * T, ...]` leaves to `[B, T, ...]`."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // length, length, *x.shape[1:]), tree)

@@ -1,0 +1,199 @@
+"""From a sampled batch to what every head should have said: targets, with masks past the end."""
+
+from collections.abc import Callable
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from learnmax_jax.learning import targets
+from learnmax_jax.models.dynamics import Context
+from learnmax_jax.models.support import Support, inverse_rescale
+from learnmax_jax.models.world_model import ModelParams, WorldModel
+from learnmax_jax.types import Array, Batch, SearchOutput
+
+
+@struct.dataclass
+class Supervision:
+    """Targets of a batch of windows with L transitions and L + 1 observations.
+
+    Attributes:
+      codes: `[B, L + 1, N, G]` int32.
+      led_here: `[B, L + 1]` int32, the action that led to each frame; A where unknown or none.
+      action: `[B, L]` int32.
+      first: `[B, L + 1]` bool.
+      beta: `[B]` float32.
+      rewards: `[B, L, 2]` float32, scaled extrinsic reward and novelty of step t.
+      discount: `[B, L]` float32, 0 where step t terminated.
+      policy: `[B, L + 1, A]` float32.
+      values: `[B, L + 1, 3]` float32, as heads.py orders them, scaled.
+      q: `[B, L, 2]` float32, of action[t].
+      valid: `[B, L + 1]` bool, row t is a transition.
+      absorbed: `[B, L + 1]` bool, row t lies past a termination: rewards and values are 0 there.
+      weights: `[B]` float32, importance weights.
+    """
+
+    codes: Array
+    led_here: Array
+    action: Array
+    first: Array
+    beta: Array
+    rewards: Array
+    discount: Array
+    policy: Array
+    values: Array
+    q: Array
+    valid: Array
+    absorbed: Array
+    weights: Array
+
+
+def supervise(
+    target_params: ModelParams,
+    batch: Batch,
+    novelty: Array,
+    rng_key: Array,
+    betas: Array,
+    *,
+    world_model: WorldModel,
+    support: Support,
+    plan: Callable[..., SearchOutput],
+    num_reanalysed: int,
+    reward_scale: float,
+    extrinsic_discount: float,
+    intrinsic_discount: float,
+    short_discount: float,
+    td_lambda: float,
+    td_steps: int,
+    intrinsic_crosses_end: bool,
+) -> Supervision:
+    """Makes a batch's targets; nothing here is differentiated.
+
+    Extrinsic values: TD(lambda) over the search's values. The others: TD(lambda) over the target network's own
+    heads, the intrinsic one from bonuses looked up afresh. Q: n-step double Q-learning.
+
+    Args:
+      target_params: moving average of the network.
+      batch: Batch.
+      novelty: `[B, L + 1]` float32, the bonus of observation[t] now.
+      rng_key: consumed.
+      betas: `[E]`, the betas in play; a sequence that is searched again draws its own, so that exploiters
+        learn from what explorers found.
+      world_model, support: the bundle and the heads' bins.
+      plan: as acting's.
+      num_reanalysed: how many of the B sequences are searched again at every row (Schrittwieser et al. 2021).
+      reward_scale: raw score per unit.
+      extrinsic_discount, intrinsic_discount, short_discount: per environment step.
+      td_lambda: of every value target.
+      td_steps: of the Q target.
+      intrinsic_crosses_end: the intrinsic return lives on after a termination.
+    Returns:
+      Supervision, with gradients stopped.
+    """
+    rows, length = batch.rows, batch.mask.shape[1]
+    num_actions = world_model.num_actions
+    codes = _by_row(partial(world_model.tokenise, target_params), rows.observation)
+    unknown = jnp.full_like(rows.action[:, :1], num_actions)
+    led_here = jnp.where(rows.first, num_actions, jnp.concatenate([unknown, rows.action[:, :-1]], axis=1))
+    first = rows.first & batch.mask
+    context, latents = world_model.context(target_params, codes, led_here, first, capacity=length)
+
+    beta, policy, search_value = rows.beta[:, 0], rows.search_policy.astype(jnp.float32), rows.search_value
+    if num_reanalysed:
+        plan_key, beta_key = jax.random.split(rng_key)
+        fresh = jax.random.choice(beta_key, betas, (num_reanalysed,))
+        again = _search_again(target_params, plan_key, context, latents, codes, fresh, plan, num_reanalysed)
+        beta = beta.at[:num_reanalysed].set(fresh)
+        policy = policy.at[:num_reanalysed].set(again.search_policy.reshape(policy[:num_reanalysed].shape))
+        search_value = search_value.at[:num_reanalysed].set(again.search_value[:, 0].reshape(num_reanalysed, length))
+
+    prediction = world_model.predict(target_params, latents.reshape(-1, *latents.shape[2:]), jnp.repeat(beta, length))
+    value = inverse_rescale(support.expectation(prediction.value_logits)).reshape(-1, length, 3)
+    q = inverse_rescale(support.expectation(prediction.q_logits)).reshape(-1, length, 2, num_actions)
+
+    valid, last = rows.valid & batch.mask, rows.last
+    absorbed = jax.vmap(targets.after_termination)(rows.discount, last)
+    rewards = jnp.stack([rows.reward / reward_scale, jnp.concatenate([novelty[:, 1:], novelty[:, :1]], 1)], -1)[:, :-1]
+    rewards = jnp.where(valid[:, :-1, None], rewards, 0.0)
+    discount = rows.discount[:, :-1]
+    discounts = partial(targets.return_discounts, discount)
+    extrinsic = discounts(gamma=extrinsic_discount, crosses_end=False)
+    intrinsic = discounts(gamma=intrinsic_discount, crosses_end=intrinsic_crosses_end)
+    short = discounts(gamma=short_discount, crosses_end=False)
+
+    lambda_targets = jax.vmap(partial(targets.td_lambda_targets, td_lambda=td_lambda))
+
+    def value_targets(reward: Array, discounts: Array, bootstrap: Array) -> Array:
+        ahead = lambda_targets(reward, discounts, bootstrap, valid[:, :-1])
+        return jnp.concatenate([ahead, bootstrap[:, -1:]], axis=1)
+
+    values = jnp.stack(
+        [
+            value_targets(rewards[..., 0], extrinsic, search_value),
+            value_targets(rewards[..., 1], intrinsic, value[..., 1]),
+            value_targets(rewards[..., 0], short, value[..., 2]),
+        ],
+        axis=-1,
+    )
+    wanted = q[:, :, 0] + beta[:, None, None] * q[:, :, 1]
+    q_targets = jax.vmap(partial(targets.q_targets, td_steps=td_steps))
+    q_target = jnp.stack(
+        [
+            q_targets(rewards[..., 0], extrinsic, q[:, :, 0], wanted, valid[:, :-1]),
+            q_targets(rewards[..., 1], intrinsic, q[:, :, 1], wanted, valid[:, :-1]),
+        ],
+        axis=-1,
+    )
+    zero_past_end = jnp.array([True, not intrinsic_crosses_end, True])
+    values = jnp.where(absorbed[..., None] & zero_past_end[None, None], 0.0, values)
+    return jax.lax.stop_gradient(
+        Supervision(
+            codes=codes,
+            led_here=led_here,
+            action=rows.action[:, :-1],
+            first=first,
+            beta=beta,
+            rewards=rewards,
+            discount=discount,
+            policy=policy,
+            values=values,
+            q=q_target,
+            valid=valid,
+            absorbed=absorbed,
+            weights=batch.weights,
+        )
+    )
+
+
+def context_up_to(context: Context, row: Array) -> Context:
+    """The contexts that end at `row [B, M]`: `[B * M, ...]`, sequence-major, from one pass over `[B, ...]`."""
+    batch, count = row.shape
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), context)
+    chex.assert_equal(repeated.start.shape, (batch * count,))
+    return repeated.replace(length=row.reshape(-1) + 1)
+
+
+def _search_again(
+    params: ModelParams,
+    rng_key: Array,
+    context: Context,
+    latents: Array,
+    codes: Array,
+    beta: Array,
+    plan: Callable[..., SearchOutput],
+    count: int,
+) -> SearchOutput:
+    """Searches from every row of the first `count` sequences."""
+    length = latents.shape[1]
+    every_row = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (count, length))
+    roots = context_up_to(jax.tree.map(lambda x: x[:count], context), every_row)
+    flat = jax.tree.map(lambda x: x[:count].reshape(-1, *x.shape[2:]), (latents, codes))
+    return plan(params, rng_key, roots, *flat, jnp.repeat(beta, length))
+
+
+def _by_row(function: Callable[[Array], Array], x: Array) -> Array:
+    """Applies a `[B, ...]` function to `[B, T, ...]`."""
+    flat = function(x.reshape(-1, *x.shape[2:]))
+    return flat.reshape(*x.shape[:2], *flat.shape[1:])
