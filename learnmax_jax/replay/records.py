@@ -119,11 +119,12 @@ def decode(header: Header, body: bytes) -> Transition:
         raise ValueError("field table and length differ")
     decompressor = zlib.decompressobj()
     try:
-        raw = decompressor.decompress(body[header.table_length :], header.raw_length)
+        # One byte more than announced shows a payload that goes on, and no more than that is unpacked.
+        raw = decompressor.decompress(body[header.table_length :], header.raw_length + 1)
     except zlib.error as error:
         raise ValueError("payload cannot be decompressed") from error
-    if len(raw) != header.raw_length:
-        raise ValueError("payload is too short")
+    if len(raw) != header.raw_length or not decompressor.eof or decompressor.unused_data:
+        raise ValueError("payload's length differs")
     arrays: dict[str, Any] = {}
     position = 0
     for name, dtype, shape in table:

@@ -178,9 +178,9 @@ class ShardReader:
         """
         due = start
         shards = _list_shards(self._folder)
-        ends = [first for first, _ in shards[1:]] + [stop]
-        for (first, path), end in zip(shards, ends, strict=True):
-            if first >= stop or end <= start:
+        for number, (first, path) in enumerate(shards):
+            is_before = number + 1 < len(shards) and shards[number + 1][0] <= start
+            if first >= stop or is_before:
                 continue
             with open(path, "rb") as file:
                 for found in records.walk(file, path, first):

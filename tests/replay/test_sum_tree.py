@@ -108,7 +108,7 @@ def test_n09_anchors_follow_p_to_the_alpha(exponent):
 
 
 def test_n09_full_correction_makes_the_weighted_mean_the_uniform_mean():
-    replay, _, sample_batch, state, stream = filled_replay(importance_exponent=1.0, batch_size=100_000)
+    replay, _, sample_batch, state, _ = filled_replay(importance_exponent=1.0, batch_size=100_000)
     state, slots, _ = some_priorities(replay, state)
     batch = sample_batch(state, jax.random.key(2))
     assert 0 < batch.weights.min() < 0.5 and batch.weights.max() == 1
@@ -183,7 +183,7 @@ def test_a_priority_that_is_not_finite_is_left_out():
 
 
 def test_observations_come_by_weight_without_replacement():
-    replay, _, _, state, stream = filled_replay()
+    replay, _, _, state, _ = filled_replay()
     draw = jax.jit(lambda key: replay.sample_observations(state, key, lambda k: jnp.where(k[:, 1] == 2, 1e6, 1.0), 10))
     frames = np.concatenate([draw(jax.random.key(i)) for i in range(50)])
     assert frames.shape == (500, 2, 2, 1) and frames.dtype == np.uint8
