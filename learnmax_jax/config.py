@@ -119,7 +119,7 @@ def load_saved(path: str | os.PathLike[str]) -> Settings:
         raise BadInput(f"{path}: is not json: {problem}. Allowed: what a run has written.") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path}: is not a config. Allowed: what a run has written.")
-    return Settings(_with_tuples(values))
+    return Settings(values)
 
 
 def diff(saved: Settings, given: Settings) -> dict[str, tuple[Any, Any]]:
@@ -253,10 +253,3 @@ def _read_one(kind: type, text: str) -> Any:
             raise ValueError(text)
         return text.lower() == "true"
     return kind(text)
-
-
-def _with_tuples(value: Any) -> Any:
-    """Turns json's lists back into tuples."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(part) for key, part in value.items()}
-    return tuple(_with_tuples(part) for part in value) if isinstance(value, list) else value
