@@ -1,10 +1,11 @@
 """How the fields of a config must fit together."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from learnmax_jax.config_schema import check_fields, error, flatten, nearest
+from learnmax_jax.config_schema import check_fields, error, flatten
 from learnmax_jax.lifecycle import BadInput
 
 
@@ -44,36 +45,19 @@ def check_devices(config: Any, num_devices: int) -> None:
             raise error(name, value, f"does not divide by {num_devices} devices", f"multiples of {num_devices}", near)
 
 
-def _check_models(config: Any) -> None:
-    tokenizer, dynamics, support = config.tokenizer, config.dynamics, config.support
-    if tokenizer.layout != "frame" and tokenizer.num_groups != 1:
-        raise error("tokenizer.num_groups", tokenizer.num_groups, f"layout {tokenizer.layout} has one group", "1", 1)
-    if tokenizer.layout != "frame" and config.env.backend != "world" and 84 % tokenizer.patch_size:
-        sizes = [size for size in range(2, 85) if 84 % size == 0]
-        near = nearest(tokenizer.patch_size, sizes)
-        raise error("tokenizer.patch_size", tokenizer.patch_size, "does not divide 84 pixels", str(sizes), near)
-    if dynamics.width % (2 * dynamics.num_heads):
-        near = neighbours(dynamics.width, 2 * dynamics.num_heads)
-        why = f"rotary heads need an even width each, num_heads={dynamics.num_heads}"
-        raise error("dynamics.width", dynamics.width, why, f"multiples of {2 * dynamics.num_heads}", near)
-    if support.minimum >= support.maximum:
-        raise error("support.minimum", support.minimum, "is not below support.maximum", f"below {support.maximum}")
-
-
 def _check_search(config: Any) -> None:
-    search = config.search
-    if (search.kind == "none") != (search.num_simulations == 0):
-        why = f"does not fit search.kind={search.kind}"
-        raise error("search.num_simulations", search.num_simulations, why, "0 with kind none, at least 1 otherwise")
-    if search.max_num_considered_actions > config.env.action_set and config.env.backend != "world":
+    search, num_envs = config.search, config.env.num_envs
+    if search.kind != "none" and search.num_simulations == 0:
+        raise error("search.num_simulations", 0, f"search.kind={search.kind} simulates", "at least 1", 1)
+    considered = search.max_num_considered_actions
+    if config.env.backend != "world" and considered > config.env.action_set:
         why = f"exceeds env.action_set={config.env.action_set}"
         allowed = f"1 to {config.env.action_set}"
-        given = search.max_num_considered_actions
-        raise error("search.max_num_considered_actions", given, why, allowed, config.env.action_set)
-    if config.exploration.num_exploit_envs > config.env.num_envs:
-        why = f"exceeds env.num_envs={config.env.num_envs}"
-        given = config.exploration.num_exploit_envs
-        raise error("exploration.num_exploit_envs", given, why, f"0 to {config.env.num_envs}", config.env.num_envs)
+        raise error("search.max_num_considered_actions", considered, why, allowed, config.env.action_set)
+    exploit = config.exploration.num_exploit_envs
+    if exploit > num_envs:
+        why = f"exceeds env.num_envs={num_envs}"
+        raise error("exploration.num_exploit_envs", exploit, why, f"0 to {num_envs}", num_envs)
 
 
 def _check_replay(config: Any) -> None:
@@ -92,32 +76,60 @@ def _check_replay(config: Any) -> None:
         why = f"holds no window of learner.sequence_length + 1 = {length + 1} rows of each of {num_envs} environments"
         least = math.ceil(needed / chunk) * chunk
         raise error("replay.capacity", capacity, why, f"at least {least}", least)
-    if not num_envs * (length + 1) <= config.replay.min_size <= capacity:
-        low = num_envs * (length + 1)
-        near = min(max(config.replay.min_size, low), capacity)
-        why = "the ring must hold a window of each environment before it is sampled"
-        raise error("replay.min_size", config.replay.min_size, why, f"{low} to replay.capacity={capacity}", near)
+    if config.replay.min_size > capacity:
+        why = "exceeds replay.capacity"
+        raise error("replay.min_size", config.replay.min_size, why, f"1 to {capacity}", capacity)
 
 
 def _check_updates(config: Any) -> None:
     updates_per_step(config)
 
 
-def _check_environments(config: Any) -> None:
-    """Asks the acting room, which knows the games and the emulators' limits."""
+def _check_rooms(config: Any) -> None:
+    """Asks the rooms themselves: building their parts allocates and compiles nothing."""
     from learnmax_jax.acting import envs
+    from learnmax_jax.models.support import Support
+    from learnmax_jax.models.tokenizer import make_tokenizer
+    from learnmax_jax.models.world_model import make_world_model
+    from learnmax_jax.replay.buffer import make_replay
 
-    try:
+    with _section("env"):
         envs.check(**config.env)
+        shape, num_actions = (envs.FRAME_SIZE, envs.FRAME_SIZE, 1), config.env.action_set
+        if config.env.backend == "world":
+            world = envs.make(**config.env)
+            shape, num_actions = world.observation_shape, world.num_actions
+    with _section("support"):
+        support = Support(**config.support)
+    with _section("tokenizer"):
+        tokenizer = make_tokenizer(observation_shape=shape, **config.tokenizer)
+    with _section("dynamics"):
+        make_world_model(tokenizer, num_actions=num_actions, num_bins=support.num_bins, **config.dynamics)
+    with _section("replay"):
+        make_replay(
+            num_envs=config.env.num_envs,
+            chunk_length=config.actor.num_steps,
+            batch_size=config.learner.batch_size,
+            sequence_length=config.learner.sequence_length,
+            **{name: value for name, value in config.replay.items() if name != "records_per_shard"},
+        )
+
+
+@contextlib.contextmanager
+def _section(name: str) -> Iterator[None]:
+    """Puts a section's name before the field that a room complains of."""
+    try:
+        yield
     except ValueError as complaint:
-        raise BadInput(str(complaint)) from complaint
+        line = str(complaint)
+        raise BadInput(line if line.startswith(f"{name}.") else f"{name}.{line}") from complaint
 
 
+# The cheap ones first: the last imports JAX and the emulators' lists.
 CHECKS: tuple[Callable[[Any], None], ...] = (
     check_fields,
-    _check_models,
     _check_search,
     _check_replay,
     _check_updates,
-    _check_environments,
+    _check_rooms,
 )
