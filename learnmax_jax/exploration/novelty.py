@@ -117,10 +117,10 @@ def keys(observation: Array, *, grid_height: int, grid_width: int, num_levels: i
     chex.assert_rank(observation, 4)
     chex.assert_type(observation, jnp.uint8)
     _, height, width, _ = observation.shape
-    for name, cells, pixels in (("grid_height", grid_height, height), ("grid_width", grid_width, width)):
-        if not 1 <= cells <= pixels:
-            nearest = min(max(cells, 1), pixels)
-            raise ValueError(f"{name}={cells}: the frame has {pixels} pixels. Allowed: 1..{pixels}. Nearest: {nearest}")
+    for name, given, pixels in (("grid_height", grid_height, height), ("grid_width", grid_width, width)):
+        if not 1 <= given <= pixels:
+            nearest = min(max(given, 1), pixels)
+            raise ValueError(f"{name}={given}: the frame has {pixels} pixels. Allowed: 1..{pixels}. Nearest: {nearest}")
     if not 2 <= num_levels <= 256:
         nearest = min(max(num_levels, 2), 256)
         raise ValueError(f"num_levels={num_levels}: a pixel has 256 greys. Allowed: 2..256. Nearest: {nearest}")
@@ -229,7 +229,7 @@ def _count(state: NoveltyState, keys: Array) -> NoveltyState:
     # A lane that writes nothing writes past the end, where it is dropped.
     nowhere = num_slots + lane
 
-    def probe(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def probe(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
         attempt, pending, table_keys, table_counts, num_keys = carry
         slot = (start + attempt * stride) & (num_slots - 1)
         stored = table_keys[slot]
@@ -268,7 +268,7 @@ def _visit_episode(state: NoveltyState, keys: Array, first: Array) -> tuple[Nove
     start, stride = _probe_sequence(keys, num_slots)
     lane = jnp.arange(batch)
 
-    def probe(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def probe(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         attempt, pending, empty, slot = carry
         here = (start + attempt * stride) & (num_slots - 1)
         used = state.episodic_stamps[lane, here] == episode

@@ -234,6 +234,13 @@ def test_different_frames_have_different_keys():
     assert np.abs(bits.mean(0) - 0.5).max() < 0.04
 
 
+def test_levels_cut_the_greys_into_equal_steps():
+    frames = jnp.broadcast_to(jnp.arange(256, dtype=jnp.uint8)[:, None, None, None], (256, 84, 84, 1))
+    keys = np.asarray(_keys(frames, **_GRID))
+    level = np.arange(256) * 12 // 256
+    np.testing.assert_array_equal((keys[:, None] == keys[None]).all(-1), level[:, None] == level[None])
+
+
 def test_a_coarse_key_forgets_small_changes():
     frames = np.zeros((2, 84, 84, 1), np.uint8)
     frames[1, 40:43, 40:43] = 20
