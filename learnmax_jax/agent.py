@@ -5,6 +5,7 @@ host. The step itself is compiled once, with the emulators inside, and its state
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,13 @@ from learnmax_jax.learning.learner import TrainState
 from learnmax_jax.learning.losses import LossWeights
 from learnmax_jax.models.support import Support
 from learnmax_jax.models.tokenizer import Tokenizer, make_tokenizer
-from learnmax_jax.models.world_model import WorldModel, make_world_model
+from learnmax_jax.models.world_model import ModelParams, WorldModel, make_world_model
 from learnmax_jax.replay.buffer import Replay, ReplayState, make_replay
 from learnmax_jax.search import planner
-from learnmax_jax.types import Array, Batch, Environments, Metrics, Transition
+from learnmax_jax.types import Array, Batch, Environments, Metrics, SearchOutput, Transition
+
+# Folded into the run's key where the environments are reset for the first time.
+_RESET = 0x5E7
 
 
 @struct.dataclass
@@ -68,18 +72,14 @@ class Outputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Agent:
-    """A config's parts, bound; see `build`.
+class Player:
+    """The parts that play: all that evaluation needs.
 
     Attributes:
       config: the config.
-      environments, tokenizer, world_model, support, replay: the parts.
-      updates_per_step: U.
+      environments, tokenizer, world_model, support: the parts.
       plan: planner.plan with its tuning bound.
-      observe, bonus: of novelty: (state, observation, first) -> (state, key, first_visit); (state, key,
-        first_visit) -> reward.
-      act: (ModelParams, ActorState, novelty, rng_key) -> (ActorState, novelty, ActOutput).
-      update: learner.update with its parts bound.
+      act: actor.act with its parts bound, but for `observe`.
     """
 
     config: Any
@@ -87,18 +87,41 @@ class Agent:
     tokenizer: Tokenizer
     world_model: WorldModel
     support: Support
+    plan: Callable[..., SearchOutput]
+    act: Callable[..., tuple[ActorState, Any, ActOutput]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """A player that learns; see `build`.
+
+    Attributes:
+      config: the config.
+      player: Player.
+      environments, tokenizer, world_model: the player's.
+      replay: Replay.
+      steps_per_call: E T, env steps of one act-learn step.
+      updates_per_step: U.
+      act: (ModelParams, ActorState, novelty, rng_key) -> (ActorState, novelty, ActOutput).
+      update: learner.update with its parts bound.
+      init_train: learner.init with its parts bound.
+    """
+
+    config: Any
+    player: Player
+    environments: Environments
+    tokenizer: Tokenizer
+    world_model: WorldModel
     replay: Replay
+    steps_per_call: int
     updates_per_step: int
-    plan: Any
-    observe: Any
-    bonus: Any
-    act: Any
-    update: Any
-    init_train: Any
+    act: Callable[..., tuple[ActorState, novelty.NoveltyState, ActOutput]]
+    update: Callable[..., tuple[TrainState, Array, Metrics]]
+    init_train: Callable[[Array, Array], TrainState]
 
 
-def build(config: Any) -> Agent:
-    """Binds every part to its section of the config; nothing is compiled or allocated.
+def build_player(config: Any) -> Player:
+    """Binds the parts that play to their sections of the config; nothing is compiled.
 
     Raises:
       ValueError: a part refuses its section.
@@ -118,118 +141,116 @@ def build(config: Any) -> Agent:
         intrinsic_crosses_end=returns.intrinsic_crosses_end,
         **config.search,
     )
-    settings = config.learner
+    act = partial(
+        actor.act, world_model=world_model, environments=environments, plan=plan, num_steps=config.actor.num_steps
+    )
+    return Player(config, environments, tokenizer, world_model, support, plan, act)
+
+
+def build(config: Any) -> Agent:
+    """Binds every part to its section of the config; nothing is compiled or allocated.
+
+    Raises:
+      ValueError: a part refuses its section.
+    """
+    player = build_player(config)
+    settings, exploration = config.learner, config.exploration
     keys = partial(
         novelty.keys,
-        grid_height=config.exploration.grid_height,
-        grid_width=config.exploration.grid_width,
-        num_levels=config.exploration.num_levels,
+        grid_height=exploration.grid_height,
+        grid_width=exploration.grid_width,
+        num_levels=exploration.num_levels,
     )
-    observe = partial(_observe, keys)
-    optimizer = learner.make_optimizer(
-        learning_rate=settings.learning_rate,
-        warmup_updates=settings.warmup_updates,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
-    section = config.tokenizer_learner
-    tokenizer_optimizer = learner.make_optimizer(
-        learning_rate=section.learning_rate,
-        warmup_updates=section.warmup_updates,
-        weight_decay=section.weight_decay,
-        clip_norm=section.clip_norm,
-    )
+    rates = ("learning_rate", "warmup_updates", "weight_decay", "clip_norm")
+    optimizer = learner.make_optimizer(**{name: settings[name] for name in rates})
+    tokenizer_optimizer = learner.make_optimizer(**{name: config.tokenizer_learner[name] for name in rates})
+    parts = {
+        "world_model": player.world_model,
+        "tokenizer": player.tokenizer,
+        "optimizer": optimizer,
+        "tokenizer_optimizer": tokenizer_optimizer,
+    }
     supervise = partial(
         supervision.supervise,
-        world_model=world_model,
-        support=support,
-        plan=plan,
+        world_model=player.world_model,
+        support=player.support,
+        plan=player.plan,
         num_reanalysed=round(settings.reanalyse_fraction * settings.batch_size),
-        **returns,
+        **config.returns,
     )
+    ring = ("kind", "capacity", "min_size", "priority_exponent", "importance_exponent")
     return Agent(
         config=config,
-        environments=environments,
-        tokenizer=tokenizer,
-        world_model=world_model,
-        support=support,
+        player=player,
+        environments=player.environments,
+        tokenizer=player.tokenizer,
+        world_model=player.world_model,
         replay=make_replay(
             num_envs=config.env.num_envs,
             chunk_length=config.actor.num_steps,
             batch_size=settings.batch_size,
             sequence_length=settings.sequence_length,
-            kind=config.replay.kind,
-            capacity=config.replay.capacity,
-            min_size=config.replay.min_size,
-            priority_exponent=config.replay.priority_exponent,
-            importance_exponent=config.replay.importance_exponent,
+            **{name: config.replay[name] for name in ring},
         ),
+        steps_per_call=config.env.num_envs * config.actor.num_steps,
         updates_per_step=config_checks.updates_per_step(config),
-        plan=plan,
-        observe=observe,
-        bonus=novelty.bonus,
-        act=partial(
-            actor.act,
-            world_model=world_model,
-            environments=environments,
-            plan=plan,
-            observe=observe,
-            num_steps=config.actor.num_steps,
-        ),
+        act=partial(player.act, observe=partial(_observe, keys)),
         update=partial(
             learner.update,
-            world_model=world_model,
-            tokenizer=tokenizer,
-            support=support,
+            **parts,
+            support=player.support,
             supervise=supervise,
-            optimizer=optimizer,
-            tokenizer_optimizer=tokenizer_optimizer,
             loss_weights=LossWeights(**config.loss_weights),
             unroll_steps=settings.unroll_steps,
             num_unrolls=settings.num_unrolls,
             target_decay=settings.target_decay,
         ),
-        init_train=partial(
-            learner.init,
-            world_model=world_model,
-            tokenizer=tokenizer,
-            optimizer=optimizer,
-            tokenizer_optimizer=tokenizer_optimizer,
-        ),
+        init_train=partial(learner.init, **parts),
     )
 
 
 def init_state(agent: Agent) -> State:
     """A fresh run's state: parameters, an empty replay, the environments at their reset."""
+    learning = jax.jit(partial(_init_learning, agent))()
+    env_key = jax.random.fold_in(learning["rng_key"], _RESET)
+    return State(actor=start_actor(agent.player, learning["train"].model, env_key), **learning)
+
+
+def state_spec(agent: Agent) -> State:
+    """The state's shapes and dtypes, without making it; `actor` is None where it is not restorable."""
+    learning = jax.eval_shape(partial(_init_learning, agent))
+    actor_spec = None
+    if agent.environments.restorable:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        actor_spec = jax.eval_shape(partial(start_actor, agent.player), learning["train"].model, key)
+    return State(actor=actor_spec, **learning)
+
+
+def _init_learning(agent: Agent) -> dict[str, Any]:
+    """All of a fresh State that needs no environment."""
     config = agent.config
-    rng_key = jax.random.key(config.seed)
-    init_key, env_key, run_key = jax.random.split(rng_key, 3)
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
     example = jnp.zeros((config.env.num_envs, *agent.environments.observation_shape), jnp.uint8)
-    train = jax.jit(agent.init_train)(init_key, example)
-    return State(
-        actor=start_actor(agent, train, env_key),
-        train=train,
-        replay=agent.replay.init(transition_spec(agent)),
-        novelty=novelty.init(
+    return {
+        "train": agent.init_train(init_key, example),
+        "replay": agent.replay.init(transition_spec(agent)),
+        "novelty": novelty.init(
             num_envs=config.env.num_envs,
             table_size=config.exploration.table_size,
             episodic_table_size=config.exploration.episodic_table_size,
         ),
-        rng_key=run_key,
-        step=jnp.zeros((), jnp.int32),
-    )
+        "rng_key": run_key,
+        "step": jnp.zeros((), jnp.int32),
+    }
 
 
-def start_actor(agent: Agent, train: TrainState, rng_key: Array) -> ActorState:
+def start_actor(player: Player, params: ModelParams, rng_key: Array) -> ActorState:
     """Resets the environments: at the start of a run, and of a resumed one whose emulators are gone."""
-    env_state, time_step = agent.environments.reset(rng_key)
-    memory = actor.init_memory(
-        agent.world_model, train.model, time_step.observation, window=agent.config.actor.window
-    )
+    env_state, time_step = player.environments.reset(rng_key)
+    window, exploration = player.config.actor.window, player.config.exploration
+    memory = actor.init_memory(player.world_model, params, time_step.observation, window=window)
     betas = actor.spread_betas(
-        agent.config.env.num_envs,
-        num_exploit_envs=agent.config.exploration.num_exploit_envs,
-        beta_max=agent.config.exploration.beta_max,
+        player.environments.num_envs, num_exploit_envs=exploration.num_exploit_envs, beta_max=exploration.beta_max
     )
     return actor.init_actor(env_state, time_step, memory, betas)
 
@@ -302,7 +323,7 @@ def learn(
         train, replay, _, suspect, finite = carry
         sample_key, frame_key, update_key = jax.random.split(jax.random.fold_in(rng_key, index), 3)
         batch = agent.replay.sample(replay, sample_key)
-        bonus = agent.bonus(counts, batch.rows.novelty_key, batch.rows.first_visit)
+        bonus = novelty.bonus(counts, batch.rows.novelty_key, batch.rows.first_visit)
         if section.stream == "diverse":
             rarity = partial(_rarity, counts)
             frames = agent.replay.sample_observations(replay, frame_key, rarity, section.batch_size)
@@ -344,6 +365,19 @@ def _rarity(counts: novelty.NoveltyState, keys: Array) -> Array:
 def compile_step(agent: Agent):
     """`act_learn_step` compiled for donated state: state -> (state, outputs)."""
     return jax.jit(partial(act_learn_step, agent=agent), donate_argnums=0)
+
+
+def to_save(agent: Agent, state: State) -> dict[str, Any]:
+    """What a checkpoint holds: all but the replay's rows, which are in the shards, and emulators, which cannot."""
+    saved = {
+        "train": state.train,
+        "novelty": state.novelty,
+        "rng_key": state.rng_key,
+        "step": state.step,
+        "tree": state.replay.tree,
+        "max_weight": state.replay.max_weight,
+    }
+    return saved | {"actor": state.actor} if agent.environments.restorable else saved
 
 
 def parameter_count(state: State) -> int:

@@ -195,6 +195,7 @@ class Environments:
       num_envs: B.
       num_actions: A; actions are int32 in [0, A).
       observation_shape: (H, W, C).
+      frames_per_step: emulator frames an action lasts; 1 for worlds.
       restorable: the state may be put in a checkpoint and continued exactly; otherwise
         a resumed run starts new episodes.
       reset: rng_key -> (env_state, TimeStep), every row first; called on the host, not traced.
@@ -204,6 +205,7 @@ class Environments:
     num_envs: int
     num_actions: int
     observation_shape: tuple[int, int, int]
+    frames_per_step: int
     restorable: bool
     reset: Callable[[Array], tuple[Any, TimeStep]]
     step: Callable[[Any, Array], tuple[Any, TimeStep]]

@@ -18,6 +18,7 @@ from jax.experimental import io_callback
 
 from learnmax_jax.types import Array, TimeStep
 
+FRAME_SKIP = 4  # emulator frames an action lasts (Mnih et al. 2015)
 FRAME_SIZE = 84  # height and width (Mnih et al. 2015, https://doi.org/10.1038/nature14236)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from learnmax_jax.acting import backends
 from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS, emulator_actions
-from learnmax_jax.acting.backends import FRAME_SIZE, EmulatorState, Frame
+from learnmax_jax.acting.backends import FRAME_SIZE, FRAME_SKIP, EmulatorState, Frame
 from learnmax_jax.acting.probes import probe_ram
 from learnmax_jax.types import Array, Environments, TimeStep
 from learnmax_jax.worlds import scripted
@@ -35,8 +35,8 @@ BACKENDS = ("xla", "callback", "host", "world")
 # and no sign of lost lives (Machado et al. 2018, https://arxiv.org/abs/1709.06009);
 # `deterministic` has nothing random left (noop_max 0 crashes EnvPool; 1 means none).
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "standard": {"repeat_action_probability": 0.25, "noop_max": 30, "use_fire_reset": False, "frame_skip": 4},
-    "deterministic": {"repeat_action_probability": 0.0, "noop_max": 1, "use_fire_reset": False, "frame_skip": 4},
+    "standard": {"repeat_action_probability": 0.25, "noop_max": 30, "use_fire_reset": False, "frame_skip": FRAME_SKIP},
+    "deterministic": {"repeat_action_probability": 0.0, "noop_max": 1, "use_fire_reset": False, "frame_skip": FRAME_SKIP},
 }
 
 WORLDS: dict[str, Callable[..., Environments]] = {"scripted": scripted.make}
@@ -166,6 +166,7 @@ def make(
         num_envs=num_envs,
         num_actions=action_set,
         observation_shape=(FRAME_SIZE, FRAME_SIZE, 1),
+        frames_per_step=FRAME_SKIP,
         restorable=False,
         reset=reset,
         step=step,

@@ -129,6 +129,7 @@ def make(
         num_envs=num_envs,
         num_actions=num_actions,
         observation_shape=(size, size, 1),
+        frames_per_step=1,
         restorable=True,
         reset=jax.jit(reset),
         step=step,

@@ -135,6 +135,7 @@ def make(
         num_envs=num_envs,
         num_actions=num_actions,
         observation_shape=(1, 1, num_digits),
+        frames_per_step=1,
         restorable=True,
         reset=jax.jit(reset),
         step=step,
