@@ -62,8 +62,9 @@ def place_windows(
     """
     oldest, newest = stored_span(num_added, rows.valid.shape[1])
     after = anchor[:, None] + 1 + jnp.arange(sequence_length)[None, :]
-    is_next_episode = take(rows.first, environment[:, None], after) & (after <= newest)
-    end = jnp.min(jnp.where(is_next_episode, after - 1, newest), axis=1)
+    is_next_episode = take(rows.first, environment[:, None], after)
+    # A time that is not stored yet reads an old row; it cannot bring `end` below the newest.
+    end = jnp.min(jnp.where(is_next_episode, jnp.minimum(after - 1, newest), newest), axis=1)
     episode_start = anchor - take(rows.episode_step, environment, anchor)
     start = jnp.minimum(anchor - offset, end - sequence_length)
     start = jnp.maximum(start, jnp.maximum(episode_start, oldest))

@@ -282,6 +282,18 @@ def forge(path, *, table, payload=b"", payload_length=None, raw_length) -> None:
     path.write_bytes(records._pack_header(0, len(table), length, raw_length, crc) + table + payload)
 
 
+def test_f28_a_sound_body_under_another_checksum_is_refused(tmp_path):
+    path = tmp_path / "shard-00000000.lmx"
+    path.write_bytes(records.encode(0, chunks(1)[0]))
+    with open(path, "rb") as file:
+        header = next(records.walk(file, path, 0)).header
+    lengths = (header.table_length, header.payload_length, header.raw_length)
+    head = records._pack_header(0, *lengths, header.body_crc ^ 1)
+    path.write_bytes(head + path.read_bytes()[len(head) :])
+    with pytest.raises(ValueError, match="record 0: checksum differs"):
+        read(tmp_path, 0, 1)
+
+
 def true_table() -> list:
     return [[name, value.dtype.str, list(value.shape)] for name, value in streams.fields(chunks(1)[0]).items()]
 
