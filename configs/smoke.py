@@ -1,6 +1,6 @@
 """The base config shrunk to seconds: to see that all parts run, not to learn.
 
-    python -m experiments.zuma --config=configs/smoke.py
+python -m experiments.zuma --config=configs/smoke.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Measures what the parts of the compiled step cost, beside the whole.
 
-    python -m experiments.bench --config=configs/base.py --json
+python -m experiments.bench --config=configs/base.py --json
 """
 
 from learnmax_jax import config, lifecycle  # first: signals are blocked before other threads start

@@ -1,6 +1,6 @@
 """Trains the agent.
 
-    python -m experiments.zuma --config=configs/base.py --workdir=runs/mine
+python -m experiments.zuma --config=configs/base.py --workdir=runs/mine
 """
 
 from learnmax_jax import config, lifecycle  # first: signals are blocked before other threads start

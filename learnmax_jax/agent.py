@@ -36,7 +36,7 @@ class State:
     """All that a run is.
 
     Attributes:
-      actor: ActorState; its env_state is not restorable for emulators.
+      actor: ActorState; its env_state is not restorable for emulators. None in a `state_spec` of such.
       train: TrainState.
       replay: ReplayState; its rows are on disk too, as shards.
       novelty: the visit counts.
@@ -44,7 +44,7 @@ class State:
       step: int32, act-learn steps done.
     """
 
-    actor: ActorState
+    actor: Any
     train: TrainState
     replay: ReplayState
     novelty: novelty.NoveltyState
@@ -259,7 +259,7 @@ def transition_spec(agent: Agent) -> Transition:
     """Shapes and dtypes of one row of every environment, `[E, ...]`."""
     num_envs = agent.config.env.num_envs
 
-    def spec(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    def spec(dtype: Any, *shape: int) -> Any:
         return jax.ShapeDtypeStruct((num_envs, *shape), dtype)
 
     return Transition(
@@ -292,13 +292,36 @@ def act_learn_step(state: State, *, agent: Agent) -> tuple[State, Outputs]:
     act_key, learn_key = jax.random.split(step_key)
     acted, counts, output = agent.act(state.train.model, state.actor, state.novelty, act_key)
     replay = agent.replay.add(state.replay, output.transitions)
-    train, replay, metrics, batch, num_updates, finite = learn(
-        state.train, replay, counts, acted.beta, learn_key, agent=agent
+    num_updates = jnp.where(agent.replay.can_sample(replay), agent.updates_per_step, 0)
+    learned = learn(state.train, replay, counts, acted.beta, learn_key, num_updates, agent=agent)
+    state = state.replace(actor=acted, train=learned.train, replay=learned.replay, novelty=counts, step=state.step + 1)
+    outputs = Outputs(
+        act=output,
+        metrics=learned.metrics | {f"novelty_{name}": value for name, value in novelty.metrics(counts).items()},
+        num_updates=num_updates,
+        batch=learned.batch,
+        finite=learned.finite & output.finite.all(),
     )
-    state = state.replace(actor=acted, train=train, replay=replay, novelty=counts, step=state.step + 1)
-    metrics = metrics | {f"novelty_{name}": value for name, value in novelty.metrics(counts).items()}
-    finite &= output.finite.all()
-    return state, Outputs(act=output, metrics=metrics, num_updates=num_updates, batch=batch, finite=finite)
+    return state, outputs
+
+
+@struct.dataclass
+class Learned:
+    """What a round of updates changes and tells.
+
+    Attributes:
+      train: TrainState.
+      replay: ReplayState, with new priorities.
+      metrics: of the last update.
+      batch: of the first update that was not finite, else of the last.
+      finite: bool, every update was.
+    """
+
+    train: TrainState
+    replay: ReplayState
+    metrics: Metrics
+    batch: Batch
+    finite: Array
 
 
 def learn(
@@ -307,50 +330,68 @@ def learn(
     counts: novelty.NoveltyState,
     betas: Array,
     rng_key: Array,
+    num_updates: Array,
     *,
     agent: Agent,
-) -> tuple[TrainState, ReplayState, Metrics, Batch, Array, Array]:
-    """Does U updates, or none while the replay cannot be sampled.
+) -> Learned:
+    """Does `num_updates` updates from the replay.
 
-    The loop's length is a traced number, so that the replay is never an output of a conditional.
+    Their number is traced, and may be 0 while the replay cannot be sampled: so the replay is
+    never an output of a conditional.
 
+    Args:
+      train: TrainState.
+      replay: ReplayState.
+      counts: visit counts, for bonuses looked up afresh.
+      betas: `[E]`, the betas in play.
+      rng_key: consumed.
+      num_updates: int32.
+      agent: the parts.
     Returns:
-      (TrainState, ReplayState with new priorities, metrics of the last update, batch, number of updates, finite).
+      Learned; metrics and batch are zeros where nothing was done.
     """
-    section = agent.config.tokenizer_learner
 
-    def one(index: Array, carry):
-        train, replay, _, suspect, finite = carry
+    def sample(replay: ReplayState, key: Array) -> Batch:
+        return agent.replay.sample(replay, key)
+
+    def one(index: Array, learned: Learned) -> Learned:
         sample_key, frame_key, update_key = jax.random.split(jax.random.fold_in(rng_key, index), 3)
-        batch = agent.replay.sample(replay, sample_key)
+        batch = sample(learned.replay, sample_key)
         bonus = novelty.bonus(counts, batch.rows.novelty_key, batch.rows.first_visit)
-        if section.stream == "diverse":
-            rarity = partial(_rarity, counts)
-            frames = agent.replay.sample_observations(replay, frame_key, rarity, section.batch_size)
-        else:
-            frames = batch.rows.observation.reshape(-1, *agent.environments.observation_shape)
-        train, priorities, metrics = agent.update(train, batch, bonus, frames, betas, update_key)
-        replay = agent.replay.update_priorities(replay, batch.index, priorities)
-        suspect = jax.tree.map(lambda new, old: jnp.where(finite, new, old), batch, suspect)
-        return train, replay, metrics, suspect, finite & (metrics["finite"] > 0)
+        frames = _tokenizer_frames(agent, learned.replay, counts, batch, frame_key)
+        train, priorities, metrics = agent.update(learned.train, batch, bonus, frames, betas, update_key)
+        return Learned(
+            train=train,
+            replay=agent.replay.update_priorities(learned.replay, batch.index, priorities),
+            metrics=metrics,
+            batch=jax.tree.map(lambda new, old: jnp.where(learned.finite, new, old), batch, learned.batch),
+            finite=learned.finite & (metrics["finite"] > 0),
+        )
 
-    none = (train, replay, None, None, jnp.ones((), bool))
-    shapes = jax.eval_shape(lambda carry: one(jnp.zeros((), jnp.int32), carry), _with_batch(agent, none, rng_key))
-    metrics, batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[2:4])
-    num_updates = jnp.where(agent.replay.can_sample(replay), agent.updates_per_step, 0)
-    train, replay, metrics, batch, finite = jax.lax.fori_loop(
-        0, num_updates, one, (train, replay, metrics, batch, jnp.ones((), bool))
-    )
-    return train, replay, metrics, batch, num_updates, finite
+    batch = _zeros(jax.eval_shape(sample, replay, rng_key))
+    nothing = Learned(train, replay, {}, batch, jnp.ones((), bool))
+    metrics = _zeros(jax.eval_shape(one, num_updates, nothing).metrics)
+    return jax.lax.fori_loop(0, num_updates, one, nothing.replace(metrics=metrics))
 
 
-def _with_batch(agent: Agent, carry, rng_key: Array):
-    """The learn loop's carry with a batch of the right shapes in its place."""
-    train, replay, metrics, _, finite = carry
-    return train, replay, metrics, jax.eval_shape(agent.replay.sample, replay, rng_key), finite
+def _tokenizer_frames(
+    agent: Agent, replay: ReplayState, counts: novelty.NoveltyState, batch: Batch, rng_key: Array
+) -> Array:
+    """The frames `[M, H, W, C]` that the tokenizer learns from: its own stream, or the batch's."""
+    section = agent.config.tokenizer_learner
+    if section.stream == "diverse":
+        return agent.replay.sample_observations(replay, rng_key, partial(_rarity, counts), section.batch_size)
+    return batch.rows.observation.reshape(-1, *agent.environments.observation_shape)
 
 
-def _observe(keys: Any, state: novelty.NoveltyState, observation: Array, first: Array):
+def _zeros(spec: Any) -> Any:
+    """Zeros of the shapes and dtypes of a tree."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
+
+
+def _observe(
+    keys: Callable[[Array], Array], state: novelty.NoveltyState, observation: Array, first: Array
+) -> tuple[novelty.NoveltyState, Array, Array]:
     """Counts a step's observations; (state, keys `[B, 2]`, first visits `[B]`)."""
     key = keys(observation)
     state, first_visit = novelty.observe(state, key, first)
@@ -362,7 +403,7 @@ def _rarity(counts: novelty.NoveltyState, keys: Array) -> Array:
     return jax.lax.rsqrt(jnp.maximum(novelty.counts(counts, keys), 1).astype(jnp.float32))
 
 
-def compile_step(agent: Agent):
+def compile_step(agent: Agent) -> Callable[[State], tuple[State, Outputs]]:
     """`act_learn_step` compiled for donated state: state -> (state, outputs)."""
     return jax.jit(partial(act_learn_step, agent=agent), donate_argnums=0)
 
@@ -384,5 +425,3 @@ def parameter_count(state: State) -> int:
     """How many numbers the world model and the tokenizer learn."""
     leaves = jax.tree.leaves((state.train.network, state.train.tokenizer.params))
     return sum(leaf.size for leaf in leaves)
-
-

@@ -38,8 +38,8 @@ def measure(settings: config.Settings, *, rounds: int) -> dict[str, Any]:
     agent = agents.build(settings)
     state = _filled(agent, agents.init_state(agent))
     parts, compile_seconds = _parts(agent, state)
+    del state  # each part carries its own
     times: dict[str, list[float]] = {name: [] for name in parts}
-    state = None  # each part carries its own
     for _ in range(rounds):
         for name, part in parts.items():
             begin = time.perf_counter()
@@ -53,7 +53,9 @@ def measure(settings: config.Settings, *, rounds: int) -> dict[str, Any]:
         "act_steps_per_second": steps / median["act"],
         "learn_observations_per_second": observations / median["learn"],
         "step_steps_per_second": steps / median["step"],
-        "step_over_parts": float(np.median(np.array(times["step"]) / (np.array(times["act"]) + np.array(times["learn"])))),
+        "step_over_parts": float(
+            np.median(np.array(times["step"]) / (np.array(times["act"]) + np.array(times["learn"])))
+        ),
         **_search_figures(settings, rounds),
         "compile_seconds": compile_seconds,
         "peak_memory_bytes": _peak_memory_bytes(),
@@ -93,10 +95,11 @@ def _parts(agent: Agent, state: State) -> tuple[dict[str, Callable[[], Any]], fl
         return _act_and_store(agent, state.replace(rng_key=rng_key))
 
     def learn(state: State, rng_key: Array) -> State:
-        train, replay, _, _, _, _ = agents.learn(
-            state.train, state.replay, state.novelty, state.actor.beta, rng_key, agent=agent
+        num_updates = jnp.asarray(agent.updates_per_step)
+        learned = agents.learn(
+            state.train, state.replay, state.novelty, state.actor.beta, rng_key, num_updates, agent=agent
         )
-        return state.replace(train=train, replay=replay)
+        return state.replace(train=learned.train, replay=learned.replay)
 
     def step(state: State, rng_key: Array) -> State:
         return agents.act_learn_step(state.replace(rng_key=rng_key), agent=agent)[0]

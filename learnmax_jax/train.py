@@ -91,7 +91,9 @@ def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
     state = State(
         actor=saved["actor"]
         if agent.environments.restorable
-        else agents.start_actor(agent.player, train.model, jax.random.fold_in(saved["rng_key"], _RESUME + restored.step)),
+        else agents.start_actor(
+            agent.player, train.model, jax.random.fold_in(saved["rng_key"], _RESUME + restored.step)
+        ),
         train=train,
         replay=replay.replace(tree=saved["tree"], max_weight=saved["max_weight"]),
         novelty=saved["novelty"],

@@ -22,6 +22,11 @@ FRAME_SKIP = 4  # emulator frames an action lasts (Mnih et al. 2015)
 FRAME_SIZE = 84  # height and width (Mnih et al. 2015, https://doi.org/10.1038/nature14236)
 
 
+# Never emptied: a compiled step holds only a pointer, and JAX may still be running steps that were dispatched when
+# their Environments went out of scope. A pool freed under such a step hangs the process.
+_POINTED_AT: list[Any] = []
+
+
 @struct.dataclass
 class EmulatorState:
     """What the program carries of the emulators; they themselves cannot be saved.
@@ -62,6 +67,7 @@ def xla_functions(new_pool: NewPool, answer: Answer, table: np.ndarray) -> tuple
 
     def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
         pool = new_pool(rng_key)
+        _POINTED_AT.append(pool)
         frame = _reset_pool(pool)
         handle, _, _, pool_step = pool.xla()
         pool_steps.append(pool_step)
@@ -84,6 +90,7 @@ def callback_functions(new_pool: NewPool, answer: Answer, table: np.ndarray) -> 
     reset_latest, find_pool = _latest_pool(new_pool)
 
     def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
+        jax.effects_barrier()  # steps still under way want the pool that this reset drops
         state, frame = reset_latest(rng_key)
         return jax.device_put((state, answer(frame, frame.lives)))
 

@@ -63,7 +63,9 @@ def make_optimizer(
     schedule = optax.linear_schedule(0.0, learning_rate, warmup_updates) if warmup_updates else learning_rate
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, weight_decay=weight_decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)),
+        optax.adamw(
+            schedule, weight_decay=weight_decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+        ),
     )
 
 

@@ -206,7 +206,9 @@ class Dynamics(nn.Module):
         pad = ((0, 0), (0, 0), (0, capacity - time), (0, 0), (0, 0))
 
         def cache(parts: list[Array]) -> tuple[Array, ...]:
-            return tuple(jnp.pad(part.reshape(*part.shape[:2], time, tokens, -1), pad) for part in parts)
+            return tuple(
+                jnp.pad(part.reshape(*part.shape[:2], time, tokens, part.shape[-1]), pad) for part in parts
+            )
 
         start = jnp.max(jnp.where(first, jnp.arange(time, dtype=jnp.int32)[None], 0), axis=1, initial=0)
         length = jnp.full((batch,), time, jnp.int32)
@@ -235,7 +237,7 @@ class Dynamics(nn.Module):
             return jnp.broadcast_to(by_token[:, None], (batch, tokens, by_token.shape[1]))
 
         def flat(cache: Array) -> Array:
-            return cache.reshape(*cache.shape[:2], -1, cache.shape[-1])
+            return cache.reshape(*cache.shape[:2], cache.shape[2] * cache.shape[3], cache.shape[4])
 
         context_visible, path_visible = visible(in_context), visible(in_path)
         itself = jnp.ones((batch, tokens, tokens), bool)
