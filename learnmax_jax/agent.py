@@ -27,8 +27,8 @@ from learnmax_jax.replay.buffer import Replay, ReplayState, make_replay
 from learnmax_jax.search import planner
 from learnmax_jax.types import Array, Batch, Environments, Metrics, SearchOutput, Transition
 
-# Folded into the run's key where the environments are reset for the first time.
-_RESET = 0x5E7
+# Folded into the run's key where the environments are reset for the first time; no int32 step is this number.
+_RESET = 2**31
 
 
 @struct.dataclass

@@ -14,7 +14,6 @@ from learnmax_jax.models.tokenizer import Tokenizer, TokenizerState
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Batch, Metrics, Params
 
-
 # Of the tokenizer's metrics, these need no prefix to be understood.
 _KNOWN_NAMES = ("codes_used", "perplexity", "code_drift")
 

@@ -6,10 +6,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from learnmax_jax.learning import targets
-from learnmax_jax.learning.supervision import Supervision, context_up_to
+from learnmax_jax.learning.supervision import RETURN_OF_VALUE, Supervision, context_up_to
 from learnmax_jax.models.support import Support, inverse_rescale, rescale
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Metrics, Outcome, Prediction
+
+# Added to every priority, in scaled units: where all values are 0, no row may become undrawable (Schaul et al. 2016).
+_LEAST_PRIORITY = 1e-3
 
 
 @struct.dataclass
@@ -98,19 +101,21 @@ def outcome_losses(
       rewards: `[B, T, 2]`, extrinsic and intrinsic, scaled.
       discount: `[B, T]`.
       known: `[B, T]` bool, the step is a transition.
-      absorbed: `[B, T]` bool, the step lies past a termination and pays nothing.
+      absorbed: `[B, T, 2]` bool, the step lies past a termination and this return pays nothing.
       weights: `[B]`.
       support: of the reward heads.
     Returns:
       (losses by part, metrics).
     """
     nats, accuracy = code_loss(outcome.code_logits, codes)
-    paid = known | absorbed
+    paid = known[..., None] | absorbed
     ones = jnp.ones_like(weights)
     return {
         "codes": masked_mean(nats, known, weights),
-        "reward": masked_mean(scalar_loss(outcome.reward_logits, rewards[..., 0], support), paid, weights),
-        "intrinsic": masked_mean(scalar_loss(outcome.intrinsic_logits, rewards[..., 1], support), paid, weights),
+        "reward": masked_mean(scalar_loss(outcome.reward_logits, rewards[..., 0], support), paid[..., 0], weights),
+        "intrinsic": masked_mean(
+            scalar_loss(outcome.intrinsic_logits, rewards[..., 1], support), paid[..., 1], weights
+        ),
         "continuation": masked_mean(continuation_loss(outcome.continuation_logit, discount), known, weights),
     }, {"code_accuracy": masked_mean(accuracy, known, ones)}
 
@@ -131,16 +136,17 @@ def prediction_losses(
       policy: `[B, T, A]`.
       values: `[B, T, 3]`, scaled.
       known: `[B, T]` bool, the observation was acted on.
-      absorbed: `[B, T]` bool, past a termination: values are known to be 0, the policy means nothing.
+      absorbed: `[B, T, 2]` bool, past a termination: values of this return are known to be 0, the policy means nothing.
       weights: `[B]`.
       support: of the value heads.
     Returns:
       Losses by part.
     """
-    value = scalar_loss(prediction.value_logits, values, support).mean(axis=-1)
+    value = scalar_loss(prediction.value_logits, values, support)
+    told = known[..., None] | absorbed[..., RETURN_OF_VALUE]
     return {
         "policy": masked_mean(categorical_loss(prediction.policy_logits, policy), known, weights),
-        "value": masked_mean(value, known | absorbed, weights),
+        "value": masked_mean(value, told, weights),
     }
 
 
@@ -168,18 +174,17 @@ def world_model_loss(
       unroll_steps: K.
       num_unrolls: M starts a sequence, uniform over the rows that leave K steps.
     Returns:
-      (loss, (metrics, priorities `[B]`: mean absolute error of the extrinsic value over the window)).
+      (loss, (metrics, priorities `[B]`, above 0: mean absolute error of the extrinsic value over the window)).
     """
     params = params.replace(network=network)
-    context, latents, forced, metrics, chance, error = _teacher_forced(params, supervision, world_model, support)
+    context, latents, forced, metrics, chance, priorities = _teacher_forced(params, supervision, world_model, support)
     unrolled, open_metrics = _open_loop(
         params, supervision, context, latents, chance, rng_key, world_model, support, unroll_steps, num_unrolls
     )
-    parts = {name: loss for name, loss in forced.items()}
-    parts |= {f"open_{name}": weights.open_loop * loss for name, loss in unrolled.items()}
+    parts = forced | {f"open_{name}": weights.open_loop * loss for name, loss in unrolled.items()}
     total = sum(getattr(weights, name.removeprefix("open_")) * loss for name, loss in parts.items())
     metrics |= {f"loss_{name}": loss for name, loss in parts.items()} | open_metrics
-    return jnp.asarray(total), (metrics | {"loss": jnp.asarray(total)}, error)
+    return jnp.asarray(total), (metrics | {"loss": jnp.asarray(total)}, priorities)
 
 
 def _teacher_forced(params: ModelParams, supervision: Supervision, world_model: WorldModel, support: Support):
@@ -218,7 +223,8 @@ def _teacher_forced(params: ModelParams, supervision: Supervision, world_model: 
         support,
     )
     losses |= prediction_losses(prediction, supervision.policy, supervision.values, valid, absorbed, weights, support)
-    taken = jnp.take_along_axis(prediction.q_logits[:, :-1], supervision.action[..., None, None, None], axis=3)[..., 0, :]
+    which = supervision.action[..., None, None, None]
+    taken = jnp.take_along_axis(prediction.q_logits[:, :-1], which, axis=3).squeeze(axis=3)
     losses["q"] = masked_mean(scalar_loss(taken, supervision.q, support).mean(axis=-1), valid[:, :-1], weights)
     if posterior is not None:
         balance = _unflatten(chance_loss(posterior, outcome.chance_logits.reshape(posterior.shape)), steps)
@@ -238,10 +244,13 @@ def _teacher_forced(params: ModelParams, supervision: Supervision, world_model: 
         "value_mean": masked_mean(value, valid, ones),
         "value_error": masked_mean(error, valid, ones),
         "intrinsic_reward": masked_mean(supervision.rewards[..., 1], valid[:, :-1], ones),
-        "policy_entropy": masked_mean(categorical_loss(prediction.policy_logits, jax.nn.softmax(prediction.policy_logits)), valid, ones),
+        "policy_entropy": masked_mean(
+            categorical_loss(prediction.policy_logits, jax.nn.softmax(prediction.policy_logits)), valid, ones
+        ),
         "targets_clipped": support.num_clipped(rescale(supervision.values)),
     }
-    return context, latents, losses, metrics, chance, error.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1)
+    priorities = _LEAST_PRIORITY + error.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1)
+    return context, latents, losses, metrics, chance, priorities
 
 
 def _open_loop(

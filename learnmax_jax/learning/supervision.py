@@ -6,6 +6,7 @@ from functools import partial
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from learnmax_jax.learning import targets
@@ -13,6 +14,9 @@ from learnmax_jax.models.dynamics import Context
 from learnmax_jax.models.support import Support, inverse_rescale
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Batch, SearchOutput
+
+# Which return each value head estimates: long extrinsic, intrinsic, short extrinsic.
+RETURN_OF_VALUE = np.array([0, 1, 0])
 
 
 @struct.dataclass
@@ -28,10 +32,11 @@ class Supervision:
       rewards: `[B, L, 2]` float32, scaled extrinsic reward and novelty of step t.
       discount: `[B, L]` float32, 0 where step t terminated.
       policy: `[B, L + 1, A]` float32.
-      values: `[B, L + 1, 3]` float32, as heads.py orders them, scaled.
+      values: `[B, L + 1, 3]` float32, as heads.py orders them, scaled; at row L nothing but what bootstraps.
       q: `[B, L, 2]` float32, of action[t].
       valid: `[B, L + 1]` bool, row t is a transition.
-      absorbed: `[B, L + 1]` bool, row t lies past a termination: rewards and values are 0 there.
+      absorbed: `[B, L + 1, 2]` bool, row t lies past a termination that stops this return (extrinsic, intrinsic):
+        rewards and values are known to be 0 there.
       weights: `[B]` float32, importance weights.
     """
 
@@ -72,7 +77,8 @@ def supervise(
     """Makes a batch's targets; nothing here is differentiated.
 
     Extrinsic values: TD(lambda) over the search's values. The others: TD(lambda) over the target network's own
-    heads, the intrinsic one from bonuses looked up afresh. Q: n-step double Q-learning.
+    heads, the intrinsic one from bonuses looked up afresh. Q: n-step Q-learning; the target network both selects and
+    values, by extrinsic + beta x intrinsic.
 
     Args:
       target_params: moving average of the network.
@@ -114,7 +120,9 @@ def supervise(
     q = inverse_rescale(support.expectation(prediction.q_logits)).reshape(-1, length, 2, num_actions)
 
     valid, last = rows.valid & batch.mask, rows.last
-    absorbed = jax.vmap(targets.after_termination)(rows.discount, last)
+    over = jax.vmap(targets.after_termination)(rows.discount, last)
+    # Past an end that it crosses, the intrinsic return is unknown, as past a truncation.
+    absorbed = jnp.stack([over, jnp.zeros_like(over) if intrinsic_crosses_end else over], axis=-1)
     rewards = jnp.stack([rows.reward / reward_scale, jnp.concatenate([novelty[:, 1:], novelty[:, :1]], 1)], -1)[:, :-1]
     rewards = jnp.where(valid[:, :-1, None], rewards, 0.0)
     discount = rows.discount[:, :-1]
@@ -146,8 +154,7 @@ def supervise(
         ],
         axis=-1,
     )
-    zero_past_end = jnp.array([True, not intrinsic_crosses_end, True])
-    values = jnp.where(absorbed[..., None] & zero_past_end[None, None], 0.0, values)
+    values = jnp.where(absorbed[..., RETURN_OF_VALUE], 0.0, values)
     return jax.lax.stop_gradient(
         Supervision(
             codes=codes,
