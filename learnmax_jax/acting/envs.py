@@ -8,8 +8,8 @@ is no emulator: a small environment in pure JAX from `worlds/`.
 for each environment. The same key plays the same game whatever `num_threads` is; a resumed run,
 whose emulators are gone, resets with another key. A program that was traced with `xla` holds the
 pointer of one pool, so the pool's number is a static part of its state: a new reset traces anew
-and every pool lives as long as the process. Who resets often takes `callback` or `host`, which
-drop the pool before.
+and every pool lives as long as the process, at about 1 MB an environment. Who resets often takes
+`callback` or `host`, which drop the pool before.
 """
 
 import difflib
@@ -36,7 +36,12 @@ BACKENDS = ("xla", "callback", "host", "world")
 # `deterministic` has nothing random left (noop_max 0 crashes EnvPool; 1 means none).
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "standard": {"repeat_action_probability": 0.25, "noop_max": 30, "use_fire_reset": False, "frame_skip": FRAME_SKIP},
-    "deterministic": {"repeat_action_probability": 0.0, "noop_max": 1, "use_fire_reset": False, "frame_skip": FRAME_SKIP},
+    "deterministic": {
+        "repeat_action_probability": 0.0,
+        "noop_max": 1,
+        "use_fire_reset": False,
+        "frame_skip": FRAME_SKIP,
+    },
 }
 
 WORLDS: dict[str, Callable[..., Environments]] = {"scripted": scripted.make}

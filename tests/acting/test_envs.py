@@ -77,11 +77,12 @@ def test_f22_names_the_nearest_world() -> None:
         envs.check(**{**SETTINGS, "backend": "world", "game": "scrptd"})
 
 
-def test_f23_no_protocol_asks_for_less_than_one_noop() -> None:
-    # noop_max=0 ends the process inside EnvPool.
-    assert {name: protocol["noop_max"] for name, protocol in envs.PROTOCOLS.items()} == {
-        "standard": 30,
-        "deterministic": 1,
+def test_f23_protocols_as_published() -> None:
+    # Machado et al. 2018, section 5: stickiness 0.25, frame skip 4. noop_max=0 would end the process inside EnvPool.
+    common = {"use_fire_reset": False, "frame_skip": 4}
+    assert envs.PROTOCOLS == {
+        "standard": {"repeat_action_probability": 0.25, "noop_max": 30, **common},
+        "deterministic": {"repeat_action_probability": 0.0, "noop_max": 1, **common},
     }
 
 

@@ -1,5 +1,9 @@
 """The emulators themselves: recorded routes, ends of episodes, lost lives, seeds, frames of a step."""
 
+import gc
+import subprocess
+import sys
+import weakref
 from typing import Any
 
 import chex
@@ -224,3 +228,49 @@ def test_n13_a_step_is_four_frames() -> None:
         single = [one.step(np.array([action], np.int32)) for _ in range(4)]
         assert reward == sum(step[1] for step in single)
         np.testing.assert_array_equal(info["ram"], single[-1][4]["ram"])
+
+
+@pytest.mark.parametrize(("protocol", "differ"), [("standard", True), ("deterministic", False)])
+def test_only_standard_actions_stick(protocol: str, differ: bool) -> None:
+    # The same start for both seeds (one no-op at most), the same actions: only stickiness can part them.
+    settings = {**envs.PROTOCOLS[protocol], "noop_max": 1}
+    pool = envs.make_pool("MontezumaRevenge-v5", seeds=[1, 2], num_threads=1, max_episode_steps=27000, **settings)
+    pool.reset()
+    rams = [pool.step(np.full(2, action, np.int32))[4]["ram"] for action in ROUTES["key"].actions[:60]]
+    assert any((ram[0] != ram[1]).any() for ram in rams) == differ
+
+
+def test_a_pool_outlives_its_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Steps that were dispatched run on after the Environments are gone, and point into the pool (xla).
+    pools = []
+    make_pool = envs.make_pool
+
+    def make_watched_pool(*args: Any, **kwargs: Any) -> Any:
+        pool = make_pool(*args, **kwargs)
+        pools.append(weakref.ref(pool))
+        return pool
+
+    monkeypatch.setattr(envs, "make_pool", make_watched_pool)
+    for backend in ("xla", "host"):
+        environments = envs.make(**{**SETTINGS, "backend": backend})
+        state, _ = environments.reset(jax.random.key(0))
+        # EnvPool itself holds a pool that was never stepped, which would hide the fault.
+        step = jax.jit(environments.step) if backend == "xla" else environments.step
+        jax.block_until_ready(step(state, np.zeros(2, np.int32)))
+        del environments, state, step
+    gc.collect()
+    assert [pool() is not None for pool in pools] == [True, False]
+
+
+@pytest.mark.slow
+def test_steps_under_way_survive_their_environments() -> None:
+    code = (
+        "import gc, jax, numpy as np\nfrom learnmax_jax.acting import envs\n"
+        "def dispatch():\n"
+        f"    environments = envs.make(**{ {**SETTINGS, 'backend': 'xla'} })\n"
+        "    step = jax.jit(environments.step)\n"
+        "    state, _ = environments.reset(jax.random.key(0))\n"
+        "    for _ in range(3): state, _ = step(state, np.zeros(2, np.int32))\n"
+        "for _ in range(15): dispatch(); gc.collect()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
