@@ -5,6 +5,7 @@
     <workdir>/checkpoints/     what a resumed run continues from
     <workdir>/shards/          every transition, for the replay of a resumed run
     <workdir>/evaluation/      films of evaluation episodes
+    <workdir>/pictures/        frames: actual, reconstructed, predicted
     <workdir>/nan-<step>/      what was not finite, if anything ever was
 
 What a step hands out is read while the next one runs, so the device never waits for the host.
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, evaluation, lifecycle, metrics, postmortem
+from learnmax_jax import checkpoints, config, evaluation, lifecycle, metrics, pictures, postmortem
 from learnmax_jax.agent import Agent, Outputs, State
 from learnmax_jax.replay import shards
 from learnmax_jax.tally import Tally
@@ -26,6 +27,7 @@ from learnmax_jax.tally import Tally
 # Folded into the run's key where a resumed run resets its emulators, so that no episode is played twice.
 _RESUME = 0x7E5
 _EVALUATE = 0xE7A1
+_DRAW = 0xD2A7
 
 
 def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.StopWatcher) -> int:
@@ -223,7 +225,25 @@ class Run:
             self.tally.evaluation = result.summary()
             evaluation.write_film(result, self.workdir / "evaluation" / f"step-{step:09d}.gif")
             print(f"evaluation after step {step}: mean score {result.summary()['mean_score']:.1f}", flush=True)
+        self.draw(state, step)
         self.clock.skip(time.monotonic() - begin)
+
+    def draw(self, state: State, step: int) -> None:
+        """Draws what the model predicts of a window from the replay; nothing while there is no window."""
+        agent, section = self.agent, self.agent.config.learner
+        if not agent.replay.can_sample(state.replay):
+            return
+        batch = jax.jit(agent.replay.sample)(state.replay, jax.random.fold_in(state.rng_key, _DRAW + step))
+        context_frames = min(agent.config.actor.window, section.sequence_length + 1 - section.unroll_steps)
+        pictures.write_strip(
+            state.train.model,
+            batch,
+            self.workdir / "pictures" / f"step-{step:09d}.png",
+            world_model=agent.world_model,
+            context_frames=context_frames,
+            unroll_steps=section.unroll_steps,
+            action_names=agent.environments.action_names,
+        )
 
     def save(self, state: State, step: int) -> None:
         """Commits a checkpoint whose transitions are safe, then lets go of shards that no kept one needs."""

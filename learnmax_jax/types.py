@@ -194,6 +194,7 @@ class Environments:
     Attributes:
       num_envs: B.
       num_actions: A; actions are int32 in [0, A).
+      action_names: A names, for pictures.
       observation_shape: (H, W, C).
       frames_per_step: emulator frames an action lasts; 1 for worlds.
       restorable: the state may be put in a checkpoint and continued exactly; otherwise
@@ -204,6 +205,7 @@ class Environments:
 
     num_envs: int
     num_actions: int
+    action_names: tuple[str, ...]
     observation_shape: tuple[int, int, int]
     frames_per_step: int
     restorable: bool

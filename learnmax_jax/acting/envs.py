@@ -170,6 +170,7 @@ def make(
     return Environments(
         num_envs=num_envs,
         num_actions=action_set,
+        action_names=ACTION_SETS[action_set],
         observation_shape=(FRAME_SIZE, FRAME_SIZE, 1),
         frames_per_step=FRAME_SKIP,
         restorable=False,

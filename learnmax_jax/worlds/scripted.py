@@ -128,6 +128,7 @@ def make(
     return Environments(
         num_envs=num_envs,
         num_actions=num_actions,
+        action_names=tuple(str(action) for action in range(num_actions)),
         observation_shape=(size, size, 1),
         frames_per_step=1,
         restorable=True,

@@ -1,0 +1,97 @@
+"""Pictures of what the model sees: actual, reconstructed and predicted frames under one another."""
+
+import pathlib
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw
+
+from learnmax_jax.models.world_model import ModelParams, WorldModel
+from learnmax_jax.types import Array, Batch
+
+SCALE = 2  # screen pixels a frame's pixel
+CAPTION_HEIGHT = 14  # screen pixels
+GAP = 2
+
+
+def imagine(
+    params: ModelParams, batch: Batch, *, world_model: WorldModel, context_frames: int, unroll_steps: int
+) -> tuple[Array, Array, Array]:
+    """Rolls the model open loop through the actions that were taken.
+
+    Args:
+      params: of the model.
+      batch: windows `[B, L + 1, ...]`; only those whose first context_frames + unroll_steps frames are of one
+        episode make sense.
+      world_model: the bundle.
+      context_frames: real frames the model sees first.
+      unroll_steps: K, frames it predicts, by the very step that search and training use.
+    Returns:
+      Frames `[B, K, H, W, C]` in 0..255: actual, reconstructed from their own codes, predicted.
+    """
+    length = context_frames + unroll_steps
+    observation = batch.rows.observation[:, :length]
+    shape = observation.shape
+    codes = world_model.tokenise(params, observation.reshape(-1, *shape[2:]))
+    codes = codes.reshape(*shape[:2], *codes.shape[1:])
+    action, first = batch.rows.action[:, :length], batch.rows.first[:, :length]
+    unknown = jnp.full_like(action[:, :1], world_model.num_actions)
+    led_here = jnp.where(first, world_model.num_actions, jnp.concatenate([unknown, action[:, :-1]], axis=1))
+    seen = slice(0, context_frames)
+    context, latents = world_model.context(
+        params, codes[:, seen], led_here[:, seen], first[:, seen], capacity=context_frames
+    )
+    node = world_model.root(latents[:, -1], codes[:, context_frames - 1], max_depth=unroll_steps)
+    taken = action[:, context_frames - 1 : length - 1]
+    _, _, outcome = world_model.unroll(params, context, node, taken, None)
+    predicted = jnp.argmax(outcome.code_logits, axis=-1)
+
+    def decode(codes: Array) -> Array:
+        frames = world_model.decode(params, codes.reshape(-1, *codes.shape[2:]))
+        return frames.reshape(*codes.shape[:2], *frames.shape[1:])
+
+    return observation[:, context_frames:], decode(codes[:, context_frames:]), decode(predicted)
+
+
+def draw_strip(rows: Sequence[Array], captions: Sequence[str]) -> Image.Image:
+    """Draws rows of frames under one another, a caption over each column.
+
+    Args:
+      rows: each `[K, H, W, C]`, values in 0..255.
+      captions: K texts.
+    """
+    height, width = (size * SCALE + GAP for size in rows[0].shape[1:3])
+    picture = Image.new("RGB", (width * len(captions), CAPTION_HEIGHT + height * len(rows)), "white")
+    draw = ImageDraw.Draw(picture)
+    for column, caption in enumerate(captions):
+        draw.text((column * width + 2, 1), caption, fill="black")
+        for line, frames in enumerate(rows):
+            pixels = np.clip(np.asarray(frames[column]), 0, 255).astype(np.uint8)
+            frame = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            frame = frame.resize((pixels.shape[1] * SCALE, pixels.shape[0] * SCALE), Image.Resampling.NEAREST)
+            picture.paste(frame.convert("RGB"), (column * width, CAPTION_HEIGHT + line * height))
+    return picture
+
+
+def write_strip(
+    params: ModelParams,
+    batch: Batch,
+    path: pathlib.Path,
+    *,
+    world_model: WorldModel,
+    context_frames: int,
+    unroll_steps: int,
+    action_names: Sequence[str],
+) -> pathlib.Path:
+    """Draws the window of a batch that moves most: actual, reconstructed, predicted; captions name the actions."""
+    roll = jax.jit(partial(imagine, world_model=world_model, context_frames=context_frames, unroll_steps=unroll_steps))
+    rows = jax.device_get(roll(params, batch))
+    moves = np.abs(np.diff(rows[0].astype(np.float32), axis=1)).mean(axis=(1, 2, 3, 4))
+    index = int(np.argmax(moves))
+    taken = np.asarray(batch.rows.action[index, context_frames - 1 : context_frames + unroll_steps - 1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_strip([row[index] for row in rows], [action_names[action] for action in taken]).save(path)
+    return path
