@@ -78,8 +78,7 @@ def attend(query: Array, sources: Sequence[tuple[Array, Array, Array]]) -> Array
     """
     query = query * query.shape[-1] ** -0.5
     logits = [
-        jnp.where(visible[:, None], jnp.einsum("bhqd,bhsd->bhqs", query, keys), MASKED)
-        for keys, _, visible in sources
+        jnp.where(visible[:, None], jnp.einsum("bhqd,bhsd->bhqs", query, keys), MASKED) for keys, _, visible in sources
     ]
     weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1)
     out, begin = jnp.zeros_like(query), 0
@@ -206,9 +205,7 @@ class Dynamics(nn.Module):
         pad = ((0, 0), (0, 0), (0, capacity - time), (0, 0), (0, 0))
 
         def cache(parts: list[Array]) -> tuple[Array, ...]:
-            return tuple(
-                jnp.pad(part.reshape(*part.shape[:2], time, tokens, part.shape[-1]), pad) for part in parts
-            )
+            return tuple(jnp.pad(part.reshape(*part.shape[:2], time, tokens, part.shape[-1]), pad) for part in parts)
 
         start = jnp.max(jnp.where(first, jnp.arange(time, dtype=jnp.int32)[None], 0), axis=1, initial=0)
         length = jnp.full((batch,), time, jnp.int32)

@@ -8,6 +8,7 @@ targets pass their moving average.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -173,7 +174,7 @@ def make_world_model(
         ),
     )
     apply = partial(_apply, network, tokenizer)
-    step = partial(_step, apply, feedback)
+    step = partial(_step, network, apply, feedback)
     return WorldModel(
         num_actions=num_actions,
         num_outcomes=num_outcomes,
@@ -201,7 +202,7 @@ def _init(
     return ModelParams(network=variables["params"], tokenizer=state)
 
 
-def _apply(network: Network, tokenizer: Tokenizer, method: str, params: ModelParams, *args, **kwargs):
+def _apply(network: Network, tokenizer: Tokenizer, method: str, params: ModelParams, *args: Any, **kwargs: Any) -> Any:
     """Calls a method of the network that embeds codes."""
     vectors = tokenizer.code_vectors(params.tokenizer)
     return network.apply({"params": params.network}, *args, vectors, method=method, **kwargs)
@@ -220,6 +221,7 @@ def _outcome(network: Network, params: ModelParams, node: Node, action: Array, c
 
 
 def _step(
+    network: Network,
     apply: Callable,
     feedback: str,
     params: ModelParams,
@@ -228,7 +230,7 @@ def _step(
     action: Array,
     chance: Array | None,
 ) -> tuple[Node, Outcome]:
-    outcome = _outcome(apply.args[0], params, node, action, chance)  # type: ignore[attr-defined]
+    outcome = _outcome(network, params, node, action, chance)
     codes = jax.nn.softmax(outcome.code_logits, axis=-1)
     if feedback == "argmax":
         hard = jax.nn.one_hot(jnp.argmax(codes, axis=-1), codes.shape[-1], dtype=codes.dtype)

@@ -214,7 +214,7 @@ def _tree_search(
     policy: Callable[..., mctx.PolicyOutput],
     finite: Array,
 ) -> SearchOutput:
-    """Runs mctx and reads the tree: policy, the two root values apart, depths."""
+    """Runs mctx and reads the tree: policy, the two root values apart, depths; finite is the root's, and the tree's."""
     result = policy(params=params, rng_key=rng_key, root=root, recurrent_fn=recurrent_fn)
     tree = result.search_tree
     # How often a simulation ended at each node: all its visits less those that went on below it.
@@ -222,10 +222,12 @@ def _tree_search(
     returns = tree.embeddings.path_return + tree.embeddings.value
     expanded = ended.at[:, 0].set(0.0)
     depth = tree.embeddings.node.depth
+    search_value = (ended[..., None] * returns).sum(axis=1) / ended.sum(axis=1)[:, None]
+    finite &= jnp.isfinite(search_value).all(axis=-1) & jnp.isfinite(tree.children_prior_logits).all(axis=(1, 2))
     return SearchOutput(
         action=result.action.astype(jnp.int32),
         search_policy=result.action_weights,
-        search_value=(ended[..., None] * returns).sum(axis=1) / ended.sum(axis=1)[:, None],
+        search_value=search_value,
         depth_mean=(expanded * depth).sum(axis=1) / expanded.sum(axis=1),
         depth_max=jnp.where(ended > 0, depth, 0).max(axis=1),
         finite=finite,
@@ -252,5 +254,5 @@ def _greedy(
         search_value=jnp.take_along_axis(returns, best[:, None, None], axis=1)[:, 0],
         depth_mean=jnp.zeros_like(beta),
         depth_max=jnp.zeros(beta.shape, jnp.int32),
-        finite=finite,
+        finite=finite & jnp.isfinite(logits).all(axis=-1),
     )

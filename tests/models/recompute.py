@@ -1,0 +1,91 @@
+"""The transformer once more: all frames in one plain causal pass, from raw parameters, without any cache."""
+
+import jax
+import jax.numpy as jnp
+
+from learnmax_jax.models.dynamics import Node
+from learnmax_jax.models.world_model import ModelParams, WorldModel
+from learnmax_jax.types import Array
+
+
+def _norm(x: Array, params: dict) -> Array:
+    return x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * params["scale"].reshape(1, 1, -1)
+
+
+def _dense(x: Array, params: dict) -> Array:
+    return x @ params["kernel"] + (params["bias"].reshape(1, 1, -1) if "bias" in params else 0.0)
+
+
+def _turn(x: Array, position: Array) -> Array:
+    """Rotary encoding as multiplication of complex numbers; `x [B, Q, heads, head_dim]`, `position [Q]`."""
+    half = x.shape[-1] // 2
+    angle = position[:, None] / 10_000 ** (jnp.arange(half) / half)[None]
+    turned = jax.lax.complex(x[..., :half], x[..., half:]) * jnp.exp(1j * angle)[None, :, None]
+    return jnp.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def embed(params: ModelParams, codes: Array, action: Array) -> Array:
+    """Inputs `[B, F, N, D]` of code distributions `[B, F, N, G, V]` and the actions that led there `[B, F]`."""
+    network = params.network["dynamics"]
+    table = network.get("learned_codes", 0.0)
+    if "quantised_codes" in network:
+        quantised = jnp.einsum("gvd,gdw->gvw", params.tokenizer, network["quantised_codes"]["kernel"])
+        gate = jnp.tanh(network["code_gate"]) if "code_gate" in network else jnp.ones(quantised.shape[-1])
+        table = table + gate[None, None] * quantised
+    summed = jnp.einsum("bfngv,gvw->bfnw", codes, table)
+    return summed + network["actions"][action][:, :, None] + network["token_position"][None, None]
+
+
+def latents(params: ModelParams, inputs: Array, first: Array, *, num_heads: int) -> Array:
+    """Latents `[B, F, N, D]` of `inputs [B, F, N, D]` and `first [B, F]`."""
+    network = params.network["dynamics"]
+    batch, frames, tokens, width = inputs.shape
+    x = inputs.reshape(batch, frames * tokens, width)
+    frame = jnp.arange(frames * tokens) // tokens
+    # Frame i sees frame j <= i where no frame in j + 1 .. i opens an episode.
+    opened = jnp.cumsum(first, axis=1)[:, frame]
+    between = opened[:, :, None] - opened[:, None, :]
+    visible = (frame[None, :, None] >= frame[None, None, :]) & (between == 0)
+    for layer in range(sum(name.startswith("block_") for name in network)):
+        block = network[f"block_{layer}"]
+        qkv = _dense(_norm(x, block["attention_norm"]), block["query_key_value"])
+        query, key, value = (part.reshape(batch, frames * tokens, num_heads, -1) for part in jnp.split(qkv, 3, axis=-1))
+        query, key = _turn(query, frame), _turn(key, frame)
+        logits = jnp.einsum("bqhd,bshd->bhqs", query, key) / jnp.sqrt(query.shape[-1])
+        weights = jax.nn.softmax(jnp.where(visible[:, None], logits, -jnp.inf), axis=-1)
+        x = x + _dense(jnp.einsum("bhqs,bshd->bqhd", weights, value).reshape(x.shape), block["out"])
+        x = x + _dense(jax.nn.gelu(_dense(_norm(x, block["mlp_norm"]), block["up"])), block["down"])
+    return _norm(x, network["final_norm"]).reshape(inputs.shape)
+
+
+def imagine(
+    world_model: WorldModel,
+    params: ModelParams,
+    codes: Array,
+    action: Array,
+    first: Array,
+    actions: Array,
+    *,
+    num_codes: int,
+    num_heads: int,
+) -> tuple[Array, Array]:
+    """Runs every frame anew for each of the K imagined steps.
+
+    Args:
+      codes: `[B, T, N, G]`, action: `[B, T]`, first: `[B, T]`: the real frames, the root last.
+      actions: `[B, K]`.
+    Returns:
+      (latents `[B, K, N, D]`, their codes' distributions `[B, K, N, G, V]`).
+    """
+    now = jax.nn.one_hot(codes, num_codes)
+    inputs, seen = embed(params, now, action), []
+    now, shown = now[:, -1], []
+    for k in range(actions.shape[1]):
+        latent = latents(params, inputs, first, num_heads=num_heads)[:, -1]
+        node = Node(latent, now, (), (), jnp.zeros(latent.shape[0], jnp.int32))
+        now = jax.nn.softmax(world_model.outcome(params, node, actions[:, k], None).code_logits, axis=-1)
+        inputs = jnp.concatenate([inputs, embed(params, now[:, None], actions[:, k : k + 1])], axis=1)
+        first = jnp.concatenate([first, jnp.zeros_like(first[:, :1])], axis=1)
+        seen.append(latents(params, inputs, first, num_heads=num_heads)[:, -1])
+        shown.append(now)
+    return jnp.stack(seen, axis=1), jnp.stack(shown, axis=1)
