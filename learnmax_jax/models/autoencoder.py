@@ -1,14 +1,21 @@
 """Encoder and decoder of the tokenizer: patches mixed by dense layers.
 
 A convolution over full frames costs many times more on a CPU; all sizes here are
-arguments. Frames are float32 in [0, 1] on this side of the border.
+arguments. Frames are float32 in [0, 1] on this side of the border. Inside, patches
+stand in front, `[P, B, D]`: every layer is then one plain matrix product, whose
+gradient is several times cheaper on a CPU than that of a batched or transposed one.
 Source: Tolstikhin et al. 2021, https://arxiv.org/abs/2105.01601 (MLP-Mixer).
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from learnmax_jax.types import Array
+from learnmax_jax.models.quantizers import Quantizer
+from learnmax_jax.types import Array, Params
 
 LAYOUTS = ("frame", "patch", "anchor")
 
@@ -25,35 +32,57 @@ def num_tokens(layout: str, observation_shape: tuple[int, int, int], patch_size:
 
 
 def to_patches(frames: Array, patch_size: int) -> Array:
-    """`[B, H, W, C]` -> `[B, P, patch_size^2 C]`, patches in reading order."""
+    """`[B, H, W, C]` -> `[P, B, patch_size^2 C]`, patches in reading order."""
     batch, height, width, channels = frames.shape
     rows, columns = height // patch_size, width // patch_size
     frames = frames.reshape(batch, rows, patch_size, columns, patch_size, channels)
-    return frames.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+    return frames.transpose(1, 3, 0, 2, 4, 5).reshape(rows * columns, batch, -1)
 
 
 def from_patches(patches: Array, observation_shape: tuple[int, int, int], patch_size: int) -> Array:
     """The inverse of `to_patches`."""
     height, width, channels = observation_shape
     rows, columns = height // patch_size, width // patch_size
-    patches = patches.reshape(-1, rows, columns, patch_size, patch_size, channels)
-    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, channels)
+    patches = patches.reshape(rows, columns, -1, patch_size, patch_size, channels)
+    return patches.transpose(2, 0, 3, 1, 4, 5).reshape(-1, height, width, channels)
+
+
+class PatchDense(nn.Module):
+    """A dense layer across the first axis, `[P, ...]` -> `[features, ...]`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=1, out_axis=0), (self.features, x.shape[0]))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        y = kernel @ x.reshape(x.shape[0], -1) + bias[:, None]
+        return y.reshape(self.features, *x.shape[1:])
+
+
+class ChannelDense(nn.Module):
+    """A dense layer across the last axis, all other axes made one."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = nn.Dense(self.features, kernel_init=self.kernel_init)(x.reshape(-1, x.shape[-1]))
+        return y.reshape(*x.shape[:-1], self.features)
 
 
 class MixerBlock(nn.Module):
-    """One layer across the patches, one across the channels, each added to its input."""
+    """`[P, B, width]`: a layer across the patches, then one across the channels, each added to its input."""
 
     token_hidden: int
     channel_hidden: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        patches, width = x.shape[-2:]
-        y = jnp.swapaxes(nn.LayerNorm()(x), -1, -2)
-        y = nn.Dense(patches)(nn.relu(nn.Dense(self.token_hidden)(y)))
-        x = x + jnp.swapaxes(y, -1, -2)
-        y = nn.LayerNorm()(x)
-        return x + nn.Dense(width)(nn.relu(nn.Dense(self.channel_hidden)(y)))
+        patches, _, width = x.shape
+        x = x + PatchDense(patches)(nn.relu(PatchDense(self.token_hidden)(nn.LayerNorm()(x))))
+        return x + ChannelDense(width)(nn.relu(ChannelDense(self.channel_hidden)(nn.LayerNorm()(x))))
 
 
 class Encoder(nn.Module):
@@ -69,17 +98,18 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, frames: Array) -> Array:
-        x = nn.Dense(self.width, name="patches")(to_patches(frames, self.patch_size))
-        x = x + self.param("position", nn.initializers.normal(0.02), x.shape[1:])[None]
+        x = ChannelDense(self.width, name="patches")(to_patches(frames, self.patch_size))
+        position = self.param("position", nn.initializers.normal(0.02), (x.shape[0], self.width))
+        x = x + position[:, None]
         for _ in range(self.num_blocks):
             x = MixerBlock(self.token_hidden, self.channel_hidden)(x)
-        x = nn.LayerNorm()(x)
+        x = jnp.swapaxes(nn.LayerNorm()(x), 0, 1)
         tokens = []
         if self.layout in ("frame", "anchor"):
             whole = nn.Dense(self.encoding_dim, name="to_frame_token")(x.reshape(x.shape[0], -1))
             tokens.append(whole[:, None])
         if self.layout in ("patch", "anchor"):
-            tokens.append(nn.Dense(self.encoding_dim, name="to_patch_tokens")(x))
+            tokens.append(ChannelDense(self.encoding_dim, name="to_patch_tokens")(x))
         return jnp.concatenate(tokens, axis=1)
 
 
@@ -98,13 +128,79 @@ class Decoder(nn.Module):
     def __call__(self, tokens: Array) -> Array:
         patches = num_patches(self.observation_shape, self.patch_size)
         position = self.param("position", nn.initializers.normal(0.02), (patches, self.width))
-        x = jnp.broadcast_to(position[None], (tokens.shape[0], patches, self.width))
+        x = jnp.broadcast_to(position[:, None], (patches, tokens.shape[0], self.width))
         if self.layout in ("frame", "anchor"):
             whole = nn.Dense(patches * self.width, name="from_frame_token")(tokens[:, 0])
-            x = x + whole.reshape(x.shape)
+            x = x + jnp.swapaxes(whole.reshape(-1, patches, self.width), 0, 1)
         if self.layout in ("patch", "anchor"):
-            x = x + nn.Dense(self.width, name="from_patch_tokens")(tokens[:, -patches:])
+            x = x + ChannelDense(self.width, name="from_patch_tokens")(jnp.swapaxes(tokens[:, -patches:], 0, 1))
         for _ in range(self.num_blocks):
             x = MixerBlock(self.token_hidden, self.channel_hidden)(x)
-        pixels = nn.Dense(self.patch_size**2 * self.observation_shape[2], name="pixels")(nn.LayerNorm()(x))
+        # Zero at the start: a decoder that first has to unlearn random pictures pushes all encodings the
+        # same way, and they meet in one code.
+        pixels = ChannelDense(
+            self.patch_size**2 * self.observation_shape[2], nn.initializers.zeros_init(), name="pixels"
+        )(nn.LayerNorm()(x))
         return from_patches(pixels, self.observation_shape, self.patch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What the functions below share: the two networks (online or slow, by their params) and the quantiser."""
+
+    observation_shape: tuple[int, int, int]
+    init: Callable[[Array, Array], Params]
+    encode: Callable[[Params, Array], Array]  # uint8 [B, H, W, C] -> [B, N, K]
+    reconstruct: Callable[[Params, Array], Array]  # [B, N, G, D] -> [B, H, W, C] float32, about [0, 1]
+    quantizer: Quantizer
+
+
+def network_parts(
+    encoder: Encoder,
+    decoder: Decoder,
+    quantizer: Quantizer,
+    observation_shape: tuple[int, int, int],
+    *,
+    raw: bool,
+) -> Parts:
+    """Learned networks; `raw` hands the quantiser pixels instead of the encoder's output."""
+    tokens = num_tokens(encoder.layout, observation_shape, encoder.patch_size)
+
+    def init(rng_key: Array, observation: Array) -> Params:
+        encoder_key, decoder_key = jax.random.split(rng_key)
+        vectors = jnp.zeros((1, tokens, encoder.encoding_dim), jnp.float32)
+        params = {"decoder": decoder.init(decoder_key, vectors)}
+        params["encoder"] = {} if raw else encoder.init(encoder_key, _scale(observation[:1]))
+        return params
+
+    def encode(params: Params, observation: Array) -> Array:
+        if not raw:
+            return encoder.apply(params["encoder"], _scale(observation))
+        pixels = _scale(observation)
+        if encoder.layout == "frame":
+            return pixels.reshape(pixels.shape[0], 1, -1)
+        return jnp.swapaxes(to_patches(pixels, encoder.patch_size), 0, 1)
+
+    def reconstruct(params: Params, vectors: Array) -> Array:
+        return decoder.apply(params["decoder"], vectors.reshape(*vectors.shape[:2], -1))
+
+    return Parts(observation_shape, init, encode, reconstruct, quantizer)
+
+
+def identity_parts(observation_shape: tuple[int, int, int], quantizer: Quantizer, num_codes: int) -> Parts:
+    """No networks: the observation's integers are the codes and the codes its integers."""
+
+    def encode(params: Params, observation: Array) -> Array:
+        del params
+        return observation.reshape(observation.shape[0], 1, -1)
+
+    def reconstruct(params: Params, vectors: Array) -> Array:
+        del params
+        integers = vectors @ jnp.arange(num_codes, dtype=jnp.float32)
+        return integers.reshape(-1, *observation_shape) / 255.0
+
+    return Parts(observation_shape, lambda rng_key, observation: {}, encode, reconstruct, quantizer)
+
+
+def _scale(observation: Array) -> Array:
+    return observation.astype(jnp.float32) / 255.0

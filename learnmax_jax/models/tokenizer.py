@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from learnmax_jax.models import autoencoder, quantizers
+from learnmax_jax.models.quantizers.codes import look_up, perplexity
 from learnmax_jax.types import Array, Metrics, Params
 
 # The median's step shrinks from this many grey levels, so that it has arrived after some dozens of updates.
@@ -72,17 +73,6 @@ class Tokenizer:
     code_vectors: Callable[[TokenizerState], Array]
     loss: Callable[[Params, TokenizerState, Array, Array], tuple[Array, tuple[Any, Metrics]]]
     update: Callable[[TokenizerState, Params, Any, Array], TokenizerState]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """What the functions below share: the two networks (online or slow, by their params) and the quantiser."""
-
-    observation_shape: tuple[int, int, int]
-    init: Callable[[Array, Array], Params]
-    encode: Callable[[Params, Array], Array]  # uint8 [B, H, W, C] -> [B, N, K]
-    reconstruct: Callable[[Params, Array], Array]  # [B, N, G, D] -> [B, H, W, C] float32, about [0, 1]
-    quantizer: quantizers.Quantizer
 
 
 def make_tokenizer(
@@ -180,7 +170,7 @@ def make_tokenizer(
                 f"Allowed: layout frame with num_groups {num_integers}. Nearest: {num_integers}"
             )
         tokens = 1
-        parts = _identity_parts(observation_shape, quantise_with(input_dim=num_integers), num_codes)
+        parts = autoencoder.identity_parts(observation_shape, quantise_with(input_dim=num_integers), num_codes)
     else:
         if height % patch_size or width_pixels % patch_size:
             common = [p for p in range(1, min(height, width_pixels) + 1) if not height % p and not width_pixels % p]
@@ -204,14 +194,13 @@ def make_tokenizer(
         }
         encoding_dim = num_groups * code_dim
         input_dim = height * width_pixels * channels // tokens if quantizer == "random" else encoding_dim
-        parts = _network_parts(
+        parts = autoencoder.network_parts(
             autoencoder.Encoder(encoding_dim=encoding_dim, **sizes),
             autoencoder.Decoder(observation_shape=observation_shape, **sizes),
             quantise_with(input_dim=input_dim),
             observation_shape,
             raw=quantizer == "random",
         )
-    used_from = revive_below * tokens
     return Tokenizer(
         num_tokens=tokens,
         num_groups=num_groups,
@@ -226,7 +215,7 @@ def make_tokenizer(
             parts=parts,
             motion_weight=motion_weight,
             motion_threshold=motion_threshold,
-            used_from=used_from,
+            used_from=revive_below,
         ),
         update=partial(_update, parts, median_step=median_step, slow_decay=slow_decay),
     )
@@ -249,7 +238,7 @@ def tokenizer_loss(
     rng_key: Array,
     observation: Array,
     *,
-    parts: _Parts,
+    parts: autoencoder.Parts,
     motion_weight: float,
     motion_threshold: float,
     used_from: float,
@@ -259,7 +248,7 @@ def tokenizer_loss(
     Metrics: loss, reconstruction and commitment (its two terms), reconstruction_error and
     foreground_error (root mean square, grey levels; all pixels, and those off the median),
     codes_used and perplexity (mean over groups, of the running usage), code_drift (share of
-    this batch's codes that the slow copy would have chosen otherwise).
+    the codes of the batch's first quarter that the slow copy would have chosen otherwise).
     """
     del rng_key  # every loss has one; none of the kinds draws
     _check_frames(observation, parts)
@@ -271,6 +260,7 @@ def tokenizer_loss(
     loss = reconstruction + quantised.loss
     off = jnp.abs(pixels - state.median[None]) > motion_threshold
     foreground = jnp.sum(squared * off) / jnp.maximum(jnp.sum(off), 1)
+    few = max(1, observation.shape[0] // 4)  # enough for a metric that costs a forward pass
     usage = state.quantizer.usage
     even_usage = jnp.mean(usage, axis=-1, keepdims=True)
     metrics = {
@@ -280,8 +270,8 @@ def tokenizer_loss(
         "reconstruction_error": 255.0 * jnp.sqrt(jnp.mean(squared)),
         "foreground_error": 255.0 * jnp.sqrt(foreground),
         "codes_used": jnp.mean(jnp.sum(usage > used_from * even_usage, axis=-1)),
-        "perplexity": quantizers.perplexity(usage),
-        "code_drift": jnp.mean(quantised.codes != _tokenise(parts, state, observation)),
+        "perplexity": perplexity(usage),
+        "code_drift": jnp.mean(quantised.codes[:few] != _tokenise(parts, state, observation[:few])),
     }
     aux = {
         "encoding": quantised.encoding,
@@ -291,7 +281,7 @@ def tokenizer_loss(
     return loss, (aux, jax.lax.stop_gradient(metrics))
 
 
-def _init(parts: _Parts, rng_key: Array, observation: Array) -> TokenizerState:
+def _init(parts: autoencoder.Parts, rng_key: Array, observation: Array) -> TokenizerState:
     """Random parameters; the codebook becomes real at the first update."""
     _check_frames(observation, parts)
     network_key, quantizer_key = jax.random.split(rng_key)
@@ -307,21 +297,21 @@ def _init(parts: _Parts, rng_key: Array, observation: Array) -> TokenizerState:
     )
 
 
-def _tokenise(parts: _Parts, state: TokenizerState, observation: Array) -> Array:
+def _tokenise(parts: autoencoder.Parts, state: TokenizerState, observation: Array) -> Array:
     _check_frames(observation, parts)
     encoding = parts.encode(state.slow_params, observation)
     return parts.quantizer.quantise(state.slow_params["quantizer"], state.slow_quantizer, encoding).codes
 
 
-def _decode(parts: _Parts, state: TokenizerState, codes: Array) -> Array:
+def _decode(parts: autoencoder.Parts, state: TokenizerState, codes: Array) -> Array:
     chex.assert_rank(codes, 3)
     vectors = parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer)
-    pixels = parts.reconstruct(state.slow_params, quantizers.look_up(vectors, codes))
+    pixels = parts.reconstruct(state.slow_params, look_up(vectors, codes))
     return 255.0 * jnp.clip(pixels, 0.0, 1.0)
 
 
 def _update(
-    parts: _Parts,
+    parts: autoencoder.Parts,
     state: TokenizerState,
     new_params: Params,
     aux: Any,
@@ -355,58 +345,7 @@ def _update(
     )
 
 
-def _network_parts(
-    encoder: autoencoder.Encoder,
-    decoder: autoencoder.Decoder,
-    quantizer: quantizers.Quantizer,
-    observation_shape: tuple[int, int, int],
-    *,
-    raw: bool,
-) -> _Parts:
-    """Learned networks; `raw` hands the quantiser pixels instead of the encoder's output."""
-    tokens = autoencoder.num_tokens(encoder.layout, observation_shape, encoder.patch_size)
-
-    def init(rng_key: Array, observation: Array) -> Params:
-        encoder_key, decoder_key = jax.random.split(rng_key)
-        vectors = jnp.zeros((1, tokens, encoder.encoding_dim), jnp.float32)
-        params = {"decoder": decoder.init(decoder_key, vectors)}
-        params["encoder"] = {} if raw else encoder.init(encoder_key, _scale(observation[:1]))
-        return params
-
-    def encode(params: Params, observation: Array) -> Array:
-        if not raw:
-            return encoder.apply(params["encoder"], _scale(observation))
-        pixels = _scale(observation)
-        if encoder.layout == "frame":
-            return pixels.reshape(pixels.shape[0], 1, -1)
-        return autoencoder.to_patches(pixels, encoder.patch_size)
-
-    def reconstruct(params: Params, vectors: Array) -> Array:
-        return decoder.apply(params["decoder"], vectors.reshape(*vectors.shape[:2], -1))
-
-    return _Parts(observation_shape, init, encode, reconstruct, quantizer)
-
-
-def _identity_parts(observation_shape: tuple[int, int, int], quantizer: quantizers.Quantizer, num_codes: int) -> _Parts:
-    """No networks: the observation's integers are the codes and the codes its integers."""
-
-    def encode(params: Params, observation: Array) -> Array:
-        del params
-        return observation.reshape(observation.shape[0], 1, -1)
-
-    def reconstruct(params: Params, vectors: Array) -> Array:
-        del params
-        integers = vectors @ jnp.arange(num_codes, dtype=jnp.float32)
-        return integers.reshape(-1, *observation_shape) / 255.0
-
-    return _Parts(observation_shape, lambda rng_key, observation: {}, encode, reconstruct, quantizer)
-
-
-def _scale(observation: Array) -> Array:
-    return observation.astype(jnp.float32) / 255.0
-
-
-def _check_frames(observation: Array, parts: _Parts) -> None:
+def _check_frames(observation: Array, parts: autoencoder.Parts) -> None:
     chex.assert_shape(observation, (None, *parts.observation_shape))
     chex.assert_type(observation, jnp.uint8)
 
