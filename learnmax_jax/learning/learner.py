@@ -149,7 +149,7 @@ def update(
     )
     tokenizer_params = optax.apply_updates(state.tokenizer.params, changes)
 
-    gradient_norm, tokenizer_gradient_norm = optax.global_norm(gradient), optax.global_norm(tokenizer_gradient)
+    gradient_norm, tokenizer_gradient_norm = optax.tree.norm(gradient), optax.tree.norm(tokenizer_gradient)
     metrics |= tokenizer_metrics | {
         "gradient_norm": gradient_norm,
         "tokenizer_gradient_norm": tokenizer_gradient_norm,
