@@ -78,14 +78,15 @@ def imagine(
       (latents `[B, K, N, D]`, their codes' distributions `[B, K, N, G, V]`).
     """
     now = jax.nn.one_hot(codes, num_codes)
-    inputs, seen = embed(params, now, action), []
-    now, shown = now[:, -1], []
+    inputs, now = embed(params, now, action), now[:, -1]
+    latent = latents(params, inputs, first, num_heads=num_heads)[:, -1]
+    seen, shown = [], []
     for k in range(actions.shape[1]):
-        latent = latents(params, inputs, first, num_heads=num_heads)[:, -1]
         node = Node(latent, now, (), (), jnp.zeros(latent.shape[0], jnp.int32))
         now = jax.nn.softmax(world_model.outcome(params, node, actions[:, k], None).code_logits, axis=-1)
         inputs = jnp.concatenate([inputs, embed(params, now[:, None], actions[:, k : k + 1])], axis=1)
         first = jnp.concatenate([first, jnp.zeros_like(first[:, :1])], axis=1)
-        seen.append(latents(params, inputs, first, num_heads=num_heads)[:, -1])
+        latent = latents(params, inputs, first, num_heads=num_heads)[:, -1]
+        seen.append(latent)
         shown.append(now)
     return jnp.stack(seen, axis=1), jnp.stack(shown, axis=1)

@@ -11,7 +11,7 @@ from learnmax_jax.models import dynamics
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from tests.models import recompute, tiny
 
-BATCH, TIME, STEPS, NUM_HEADS, NUM_CODES = 3, 6, 4, 2, 5
+BATCH, TIME, STEPS, NUM_HEADS, NUM_CODES = 3, 6, 3, 2, 5
 # Row 0 opens an episode at once, row 1 twice; row 2's episode began before the window, and another one ends it.
 FIRST = np.zeros((BATCH, TIME), bool)
 FIRST[[0, 1, 1, 2], [0, 1, 3, 5]] = True
@@ -125,14 +125,14 @@ def test_n05_rows_of_different_depth_share_a_batch(world: World) -> None:
     """mctx steps a batch of nodes at once, each at a depth of its own."""
     context, latents = world.context(world.params, *world.window(), capacity=TIME)
     nodes = [world.root(latents[:, -1], world.codes[:, -1])]
-    for k in range(3):
+    for k in range(STEPS - 1):
         nodes.append(world.step(world.params, context, nodes[-1], world.actions[:, k], None)[0])
-    depths = [3, 0, 2]
+    depths = [2, 0, 1]
     mixed = jax.tree.map(lambda *parts: jnp.stack([parts[depth][row] for row, depth in enumerate(depths)]), *nodes)
-    child, _ = world.step(world.params, context, mixed, world.actions[:, 3], None)
-    assert child.depth.tolist() == [4, 1, 3]
+    child, _ = world.step(world.params, context, mixed, world.actions[:, 2], None)
+    assert child.depth.tolist() == [3, 1, 2]
     for row, depth in enumerate(depths):
-        lone, _ = world.step(world.params, context, nodes[depth], world.actions[:, 3], None)
+        lone, _ = world.step(world.params, context, nodes[depth], world.actions[:, 2], None)
         np.testing.assert_allclose(child.latent[row], lone.latent[row], atol=1e-6)
 
 

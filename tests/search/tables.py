@@ -106,14 +106,14 @@ def plan_with_tree(*args, **kwargs) -> tuple[SearchOutput, mctx.Tree | None]:
 
 def plan(
     world: Tables,
-    states: Array,
-    beta: Array,
+    states: np.ndarray,
+    beta: np.ndarray,
     *,
     kind: str = "gumbel",
-    num_simulations: int = 16,
-    max_depth: int = 3,
+    num_simulations: int = 32,
     intrinsic_crosses_end: bool = False,
     seed: int = 0,
+    max_depth: int = 3,
     discounts: tuple[float, float] = (1.0, 1.0),
     value_floor: float = 0.01,
     gumbel_scale: float = 0.0,
@@ -121,16 +121,18 @@ def plan(
 ) -> tuple[SearchOutput, mctx.Tree | None]:
     """Searches from `states [B]` of a table world; the numbers after `seed` compile nothing anew."""
     numbers = {
+        "max_depth": max_depth,
         "discounts": discounts,
         "value_floor": value_floor,
         "gumbel_scale": gumbel_scale,
         "epsilon": epsilon,
     }
-    return _plan(world, states, beta, seed, numbers, kind, num_simulations, max_depth, intrinsic_crosses_end)
+    states, beta = np.asarray(states, np.int32), np.asarray(beta, np.float32)
+    return _plan(world, states, beta, seed, numbers, kind, num_simulations, intrinsic_crosses_end)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7, 8))
-def _plan(world, states, beta, seed, numbers, kind, num_simulations, max_depth, intrinsic_crosses_end):
+@partial(jax.jit, static_argnums=(5, 6, 7))
+def _plan(world, states, beta, seed, numbers, kind, num_simulations, intrinsic_crosses_end):
     return plan_with_tree(
         world,
         jax.random.key(seed),
@@ -143,7 +145,6 @@ def _plan(world, states, beta, seed, numbers, kind, num_simulations, max_depth, 
         intrinsic_crosses_end=intrinsic_crosses_end,
         kind=kind,
         num_simulations=num_simulations,
-        max_depth=max_depth,
         max_num_considered_actions=16,
         **numbers,
     )
