@@ -283,9 +283,8 @@ class Forest:
 
     BATCH, TIME, CODES, SIMULATIONS = 3, 4, 5, 16
 
-    def __init__(self, num_tokens: int, num_actions: int, max_depth: int, considered: int) -> None:
+    def __init__(self, num_tokens: int, *, num_actions: int, considered: int) -> None:
         self.bundle, self.params = tiny.make(num_tokens=num_tokens, num_codes=self.CODES, num_actions=num_actions)
-        self.max_depth = max_depth
         rng = np.random.default_rng(0)
         self.codes = jnp.asarray(rng.integers(self.CODES, size=(self.BATCH, self.TIME, num_tokens, 2)))
         self.action = jnp.asarray(rng.integers(num_actions, size=(self.BATCH, self.TIME)))
@@ -308,7 +307,7 @@ class Forest:
                 intrinsic_crosses_end=False,
                 kind="gumbel",
                 num_simulations=self.SIMULATIONS,
-                max_depth=max_depth,
+                max_depth=MAX_DEPTH,
                 max_num_considered_actions=considered,
                 value_floor=0.01,
                 gumbel_scale=1.0,
@@ -318,16 +317,16 @@ class Forest:
         self.output, self.tree = jax.device_get(search())
 
 
-@pytest.fixture(scope="module", params=[1, 4], ids=["N1", "N4"])
-def forest(request: pytest.FixtureRequest) -> Forest:
-    """Three actions and a depth of 3: many simulations end at the greatest depth."""
-    return Forest(request.param, num_actions=3, max_depth=3, considered=2)
-
-
 @pytest.fixture(scope="module")
 def wide_forest() -> Forest:
-    """All of ALE's 18 actions, as in the base config."""
-    return Forest(1, num_actions=18, max_depth=6, considered=4)
+    """All of ALE's 18 actions, as many of them considered as in the base config."""
+    return Forest(1, num_actions=18, considered=4)
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=["N1", "N4"])
+def forest(request: pytest.FixtureRequest, wide_forest: Forest) -> Forest:
+    """With three actions, many simulations end at the greatest depth again and again."""
+    return wide_forest if request.param == 1 else Forest(4, num_actions=3, considered=2)
 
 
 def test_n05_every_node_of_a_tree_equals_recompute(forest: Forest) -> None:
@@ -335,10 +334,10 @@ def test_n05_every_node_of_a_tree_equals_recompute(forest: Forest) -> None:
     tree = forest.tree
     where = [(row, node) for row in range(forest.BATCH) for node in tables.expanded(tree, row)]
     paths = [tables.path(tree, row, node) for row, node in where]
-    again = [tree.node_visits[at] > 1 for at, path in zip(where, paths) if len(path) == forest.max_depth]
+    again = [tree.node_visits[at] > 1 for at, path in zip(where, paths) if len(path) == MAX_DEPTH]
     assert any(again) and {len(path) for path in paths} == {1, 2, 3}
     # The oracle runs all max_depth steps; a shallower node is read on the way, so what follows it is of no matter.
-    actions = jnp.asarray([path + [0] * (forest.max_depth - len(path)) for path in paths])
+    actions = jnp.asarray([path + [0] * (MAX_DEPTH - len(path)) for path in paths])
     rows = jnp.asarray([row for row, _ in where])
     latents, codes = jax.jit(partial(recompute.imagine, forest.bundle, num_codes=forest.CODES, num_heads=2))(
         forest.params, forest.codes[rows], forest.action[rows], forest.first[rows], actions
@@ -355,14 +354,13 @@ def test_search_value_over_a_network_is_the_roots(forest: Forest) -> None:
     np.testing.assert_allclose(value[:, 0] + forest.beta * value[:, 1], forest.tree.node_values[:, 0], atol=1e-5)
 
 
-def test_depths_are_those_of_the_simulations(forest: Forest, wide_forest: Forest) -> None:
+def test_depths_are_those_of_the_simulations(forest: Forest) -> None:
     """A simulation that ends at depth d passed d edges, so the mean depth is all edges' visits over simulations."""
-    for grown in (forest, wide_forest):
-        edges = grown.tree.children_visits.sum(axis=(1, 2))
-        np.testing.assert_allclose(grown.output.depth_mean, edges / grown.SIMULATIONS, rtol=1e-6)
-        for row in range(grown.BATCH):
-            depths = [len(tables.path(grown.tree, row, node)) for node in tables.expanded(grown.tree, row)]
-            assert grown.output.depth_max[row] == max(depths) <= grown.max_depth
+    edges = forest.tree.children_visits.sum(axis=(1, 2))
+    np.testing.assert_allclose(forest.output.depth_mean, edges / forest.SIMULATIONS, rtol=1e-6)
+    for row in range(forest.BATCH):
+        depths = [len(tables.path(forest.tree, row, node)) for node in tables.expanded(forest.tree, row)]
+        assert forest.output.depth_max[row] == max(depths) <= MAX_DEPTH
 
 
 def test_few_considered_actions_make_deep_trees(wide_forest: Forest) -> None:
