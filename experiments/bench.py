@@ -5,6 +5,8 @@ python -m experiments.bench --config=configs/base.py --json
 
 from learnmax_jax import config, lifecycle  # first: signals are blocked before other threads start
 
+# isort: split
+
 import json
 
 from absl import flags

@@ -8,17 +8,25 @@ or under the working directory where the run's folder cannot be written.
 
 from learnmax_jax import config, lifecycle  # first: signals are blocked before other threads start
 
-import errno
+# isort: split
+
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 NUM_EPISODES = flags.DEFINE_integer("num_episodes", 10, "Episodes, one an environment.", lower_bound=1)
 PROTOCOL = flags.DEFINE_enum("protocol", "standard", ["standard", "deterministic"], "As in config.env.protocol.")
-MAX_EPISODE_STEPS = flags.DEFINE_integer("max_episode_steps", 27_000, "Agent steps an episode.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the emulators.", lower_bound=0)
+MAX_EPISODE_STEPS = flags.DEFINE_integer(
+    "max_episode_steps", 27_000, "Agent steps an episode.", lower_bound=1, upper_bound=27_000
+)
+SEED = flags.DEFINE_integer("seed", 0, "Of the emulators.", lower_bound=0, upper_bound=2**28 - 1)
+
+# Folded into the run's key with the seed, apart from what training folds in.
+_EVALUATE = 12 << 28
 
 
 def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
@@ -29,27 +37,31 @@ def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
 
     workdir = pathlib.Path(WORKDIR.value)
     settings, params, rng_key, step = evaluation.restore(workdir)
-    result = evaluation.play(
-        settings,
-        params,
-        jax.random.fold_in(rng_key, SEED.value),
-        protocol=PROTOCOL.value,
-        num_episodes=NUM_EPISODES.value,
-        max_episode_steps=MAX_EPISODE_STEPS.value,
-        interrupted=lambda: stop.requested,
+    evaluator = evaluation.Evaluator(
+        settings, protocol=PROTOCOL.value, num_episodes=NUM_EPISODES.value, max_episode_steps=MAX_EPISODE_STEPS.value
+    )
+    result = evaluator.play(
+        params, jax.random.fold_in(rng_key, _EVALUATE + SEED.value), interrupted=lambda: stop.requested
     )
     if result is None:
         raise lifecycle.Preempted("evaluation given up; nothing was unsaved")
     name = f"evaluate-{PROTOCOL.value}-step-{step:09d}.gif"
-    try:
-        film = evaluation.write_film(result, workdir / "evaluation" / name)
-    except OSError as problem:
-        if problem.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-        film = evaluation.write_film(result, pathlib.Path("evaluation") / name)
-    print(f"film: {film}")
+    print(f"film: {_write_film(result, [workdir / 'evaluation' / name, pathlib.Path('evaluation') / name])}")
     print(json.dumps(result.summary()), flush=True)
     return lifecycle.DONE
+
+
+def _write_film(result: Any, paths: Sequence[pathlib.Path]) -> str:
+    """Writes the film to the first path that can be written; the numbers do not fall with the film."""
+    from learnmax_jax import evaluation
+
+    problems = []
+    for path in paths:
+        try:
+            return str(evaluation.write_film(result, path))
+        except OSError as problem:
+            problems.append(f"{path}: {problem.strerror}")
+    return f"not written ({'; '.join(problems)})"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ python -m experiments.zuma --config=configs/base.py --workdir=runs/mine
 
 from learnmax_jax import config, lifecycle  # first: signals are blocked before other threads start
 
+# isort: split
+
 import datetime
 import pathlib
 

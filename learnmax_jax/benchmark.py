@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnmax_jax import agent as agents
-from learnmax_jax import config
+from learnmax_jax import config, lifecycle
 from learnmax_jax.agent import Agent, State
 from learnmax_jax.replay import buffer
 from learnmax_jax.types import Array
@@ -35,7 +35,8 @@ def measure(settings: config.Settings, *, rounds: int) -> dict[str, Any]:
     Returns:
       The figures as json values; per second are agent steps, observations, searches.
     """
-    agent = agents.build(settings)
+    with lifecycle.bad_input():
+        agent = agents.build(settings)
     state = _filled(agent, agents.init_state(agent))
     parts, compile_seconds = _parts(agent, state)
     del state  # each part carries its own

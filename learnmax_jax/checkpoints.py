@@ -180,6 +180,12 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
+def newest_good_step(folder: str | os.PathLike[str]) -> int | None:
+    """The newest step whose files are all as its manifest says, or None; reads no leaf, needs no example."""
+    root = pathlib.Path(folder).absolute()
+    return next((step for step in reversed(steps(root)) if _problem_of(root / f"step_{step:012d}") is None), None)
+
+
 def tree_hash(state: Any) -> str:
     """Hashes a pytree: sha256 over its leaves in tree order with path, dtype and shape."""
     return _hash(_flatten(state))

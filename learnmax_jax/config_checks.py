@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,6 +44,13 @@ def check_devices(config: Any, num_devices: int) -> None:
         if value % num_devices:
             near = neighbours(value, num_devices)
             raise error(name, value, f"does not divide by {num_devices} devices", f"multiples of {num_devices}", near)
+
+
+def _check_name(config: Any) -> None:
+    """The name becomes part of a folder's name, and must not lead out of runs/."""
+    if not re.fullmatch(r"[^/.\s][^/\s]*", config.name):
+        near = re.sub(r"[/.\s]+", "-", config.name).strip("-") or "run"
+        raise error("name", config.name, "is no folder's name", "a text without '/', blanks and a dot in front", near)
 
 
 def _check_search(config: Any) -> None:
@@ -128,6 +136,7 @@ def _section(name: str) -> Iterator[None]:
 # The cheap ones first: the last imports JAX and the emulators' lists.
 CHECKS: tuple[Callable[[Any], None], ...] = (
     check_fields,
+    _check_name,
     _check_search,
     _check_replay,
     _check_updates,

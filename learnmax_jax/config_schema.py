@@ -144,7 +144,7 @@ FIELDS: Mapping[str, Field] = {
     "seed": count(allowed="[0, 2147483647]"),
     "num_env_steps": count("agent steps, all environments together"),
     # acting
-    "env.backend": choice("xla", "callback", "host", "world"),
+    "env.backend": choice("xla", "callback", "world"),
     "env.game": text(),
     "env.num_envs": count("environments", "[1, 65536]"),
     "env.num_threads": count("threads; 0 takes one a core", "[0, 1024]"),

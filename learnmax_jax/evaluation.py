@@ -6,6 +6,7 @@ the emulator's RAM is read here, for rooms and the key, and nowhere where someth
 """
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from functools import partial
@@ -37,7 +38,7 @@ class Result:
       key_rate: share of episodes in which the key was held at some time; None without a probe.
       frames_per_step: emulator frames an agent step lasts.
       protocol: as played.
-      film: `[T, H, W]` or `[T, H, W, 3]` uint8, the first environment's episode.
+      film: `[T, H, W]` uint8, the first environment's episode.
     """
 
     scores: list[float]
@@ -62,75 +63,76 @@ class Result:
         }
 
 
-def play(
-    settings: config.Settings,
-    params: ModelParams,
-    rng_key: Array,
-    *,
-    protocol: str,
-    num_episodes: int,
-    max_episode_steps: int,
-    interrupted: Callable[[], bool],
-) -> Result | None:
-    """Plays one episode in each of `num_episodes` environments.
+class Evaluator:
+    """Emulators of its own, and an act that is compiled once however often it plays."""
 
-    Args:
-      settings: the run's config; its search plays without Gumbel noise and random actions.
-      params: of the model.
-      rng_key: consumed; seeds the emulators.
-      protocol: "standard" or "deterministic".
-      num_episodes: at least 1.
-      max_episode_steps: agent steps after which an episode is cut off.
-      interrupted: asked between act phases; the evaluation is given up when it says so.
-    Returns:
-      Result, or None if interrupted.
-    """
-    section = settings.as_configdict()
-    section.env.num_envs, section.env.protocol = num_episodes, protocol
-    section.env.max_episode_steps = max_episode_steps
-    # Not xla: its program would be compiled anew for each evaluation's pool.
-    section.env.backend = "world" if settings.env.backend == "world" else "callback"
-    section.search.gumbel_scale, section.search.epsilon = 0.0, 0.0
-    section.exploration.num_exploit_envs = num_episodes
-    player = agents.build_player(config.Settings(section))
-    env_key, act_key = jax.random.split(rng_key)
-    state = agents.start_actor(player, params, env_key)
-    act = jax.jit(partial(_act, player))
+    def __init__(self, settings: config.Settings, *, protocol: str, num_episodes: int, max_episode_steps: int) -> None:
+        """Builds the player; compiles nothing.
 
-    scores, lengths = np.zeros(num_episodes), np.zeros(num_episodes, int)
-    over = np.zeros(num_episodes, bool)
-    rooms: set[int] = set()
-    held_key = np.zeros(num_episodes, bool)
-    film = [np.asarray(state.observation[:1])]
-    phase = 0
-    while not over.all():
-        if interrupted():
-            return None
-        state, output = act(params, state, jax.random.fold_in(act_key, phase))
-        output = jax.device_get(output)
-        rows = output.transitions
-        before = over[:, None] | (np.cumsum(rows.last, axis=1) - rows.last > 0)
-        playing = ~before & rows.valid
-        cut = lengths[:, None] + np.cumsum(playing, axis=1) >= max_episode_steps
-        playing &= lengths[:, None] + np.cumsum(playing, axis=1) <= max_episode_steps
-        scores += np.where(playing, rows.reward, 0.0).sum(axis=1)
-        lengths += playing.sum(axis=1)
-        rooms.update(np.unique(output.probe.room[playing & (output.probe.room >= 0)]).tolist())
-        held_key |= ((output.probe.key > 0) & playing).any(axis=1)
-        if len(film) < FILM_FRAMES:
-            film.extend(rows.observation[0, playing[0]][:, None])
-        over |= (rows.last & playing).any(axis=1) | cut[:, -1]
-        phase += 1
-    has_probe = bool(rooms)
-    return Result(
-        scores=scores.tolist(),
-        lengths=lengths.tolist(),
-        rooms=sorted(rooms),
-        key_rate=float(held_key.mean()) if has_probe else None,
-        frames_per_step=player.environments.frames_per_step,
-        protocol=protocol,
-        film=np.concatenate(film[1 : FILM_FRAMES + 1])[..., 0],
-    )
+        Args:
+          settings: the run's config; the search plays without Gumbel noise and random actions.
+          protocol: "standard" or "deterministic".
+          num_episodes: at least 1, each in an environment of its own.
+          max_episode_steps: agent steps after which an episode is cut off.
+        """
+        section = settings.as_configdict()
+        section.env.num_envs, section.env.protocol = num_episodes, protocol
+        section.env.max_episode_steps = max_episode_steps
+        # Not xla: its program would be compiled anew for each evaluation's pool.
+        section.env.backend = "world" if settings.env.backend == "world" else "callback"
+        section.search.gumbel_scale, section.search.epsilon = 0.0, 0.0
+        section.exploration.num_exploit_envs = num_episodes
+        self.player = agents.build_player(config.Settings(section))
+        self._act = jax.jit(partial(_act, self.player))
+
+    def play(self, params: ModelParams, rng_key: Array, *, interrupted: Callable[[], bool]) -> Result | None:
+        """Plays one episode in each environment.
+
+        Args:
+          params: of the model.
+          rng_key: consumed; seeds the emulators.
+          interrupted: asked between act phases; the evaluation is given up when it says so.
+        Returns:
+          Result, or None if interrupted.
+        """
+        player = self.player
+        num_episodes, max_episode_steps = player.environments.num_envs, player.config.env.max_episode_steps
+        env_key, act_key = jax.random.split(rng_key)
+        state = agents.start_actor(player, params, env_key)
+        scores, lengths = np.zeros(num_episodes), np.zeros(num_episodes, int)
+        over = np.zeros(num_episodes, bool)
+        rooms: set[int] = set()
+        held_key = np.zeros(num_episodes, bool)
+        film = [np.asarray(state.observation[:1])]
+        phase = 0
+        while not over.all():
+            if interrupted():
+                return None
+            state, output = self._act(params, state, jax.random.fold_in(act_key, phase))
+            output = jax.device_get(output)
+            rows = output.transitions
+            before = over[:, None] | (np.cumsum(rows.last, axis=1) - rows.last > 0)
+            playing = ~before & rows.valid
+            cut = lengths[:, None] + np.cumsum(playing, axis=1) >= max_episode_steps
+            playing &= lengths[:, None] + np.cumsum(playing, axis=1) <= max_episode_steps
+            scores += np.where(playing, rows.reward, 0.0).sum(axis=1)
+            lengths += playing.sum(axis=1)
+            rooms.update(np.unique(output.probe.room[playing & (output.probe.room >= 0)]).tolist())
+            held_key |= ((output.probe.key > 0) & playing).any(axis=1)
+            if len(film) < FILM_FRAMES:
+                film.extend(rows.observation[0, playing[0]][:, None])
+            over |= (rows.last & playing).any(axis=1) | cut[:, -1]
+            phase += 1
+        has_probe = bool(rooms)
+        return Result(
+            scores=scores.tolist(),
+            lengths=lengths.tolist(),
+            rooms=sorted(rooms),
+            key_rate=float(held_key.mean()) if has_probe else None,
+            frames_per_step=player.environments.frames_per_step,
+            protocol=player.config.env.protocol,
+            film=np.concatenate(film[1 : FILM_FRAMES + 1])[..., 0],
+        )
 
 
 def _act(player: agents.Player, params: ModelParams, state: ActorState, rng_key: Array) -> tuple[ActorState, ActOutput]:
@@ -147,7 +149,10 @@ def write_film(result: Result, path: pathlib.Path) -> pathlib.Path:
     """Writes the film as a GIF of 2x pixels; makes the folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = [Image.fromarray(frame).resize((frame.shape[1] * 2, frame.shape[0] * 2)) for frame in result.film]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=FILM_FRAME_MILLISECONDS, loop=0)
+    options = {"save_all": True, "append_images": frames[1:], "duration": FILM_FRAME_MILLISECONDS, "loop": 0}
+    writing = path.with_name(path.name + ".tmp")
+    frames[0].save(writing, format="GIF", **options)
+    os.replace(writing, path)
     return path
 
 
@@ -160,7 +165,8 @@ def restore(workdir: pathlib.Path) -> tuple[config.Settings, ModelParams, Array,
       BadInput: the folder holds no run or no checkpoint yet. StorageError: no checkpoint is good.
     """
     settings = config.check(config.load_saved(workdir / "config.json").as_configdict())
-    agent = agents.build(settings)
+    with lifecycle.bad_input():
+        agent = agents.build(settings)
     restored = checkpoints.restore(workdir / "checkpoints", agents.to_save(agent, agents.state_spec(agent)))
     if restored is None:
         raise lifecycle.BadInput(f"workdir={workdir}: holds no checkpoint yet. Allowed: a run that has saved one.")

@@ -63,6 +63,17 @@ def exit_code(command: Callable[[], int | None]) -> int:
         return code
 
 
+@contextlib.contextmanager
+def bad_input() -> Iterator[None]:
+    """Makes BadInput of a ValueError, for where the parts read their settings."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except ValueError as problem:
+        raise BadInput(str(problem)) from problem
+
+
 def _code_of(problem: Exception) -> int | None:
     """Finds an exception's exit code; an OSError has one where the storage itself failed."""
     if isinstance(problem, StorageError) or (isinstance(problem, OSError) and problem.errno in _STORAGE_ERRORS):

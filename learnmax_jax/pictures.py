@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -77,18 +76,24 @@ def draw_strip(rows: Sequence[Array], captions: Sequence[str]) -> Image.Image:
 
 
 def write_strip(
-    params: ModelParams,
+    frames: tuple[Array, Array, Array],
     batch: Batch,
     path: pathlib.Path,
     *,
-    world_model: WorldModel,
     context_frames: int,
-    unroll_steps: int,
     action_names: Sequence[str],
 ) -> pathlib.Path:
-    """Draws the window of a batch that moves most: actual, reconstructed, predicted; captions name the actions."""
-    roll = jax.jit(partial(imagine, world_model=world_model, context_frames=context_frames, unroll_steps=unroll_steps))
-    rows = jax.device_get(roll(params, batch))
+    """Draws the window of a batch that moves most: actual, reconstructed, predicted; captions name the actions.
+
+    Args:
+      frames: of `imagine`.
+      batch: as given to `imagine`.
+      path: of the picture; its folder is made if need be.
+      context_frames: as given to `imagine`.
+      action_names: of each action.
+    """
+    rows = jax.device_get(frames)
+    unroll_steps = rows[0].shape[1]
     moves = np.abs(np.diff(rows[0].astype(np.float32), axis=1)).mean(axis=(1, 2, 3, 4))
     index = int(np.argmax(moves))
     taken = np.asarray(batch.rows.action[index, context_frames - 1 : context_frames + unroll_steps - 1])

@@ -15,7 +15,7 @@ from learnmax_jax.lifecycle import NonFinite
 def first_bad_leaf(tree: Any) -> str | None:
     """Names the first leaf with a NaN or an infinity, in tree order; None where all are finite."""
     for key_path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all()):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(np.asarray(leaf)).all():
             return jax.tree_util.keystr(key_path).lstrip(".")
     return None
 

@@ -11,23 +11,24 @@
 What a step hands out is read while the next one runs, so the device never waits for the host.
 """
 
-import dataclasses
+import contextlib
 import pathlib
 import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, evaluation, lifecycle, metrics, pictures, postmortem
+from learnmax_jax import checkpoints, config, config_checks, evaluation, lifecycle, metrics, pictures, postmortem
 from learnmax_jax.agent import Agent, Outputs, State
 from learnmax_jax.replay import shards
 from learnmax_jax.tally import Tally
 
-# Folded into the run's key where a resumed run resets its emulators, so that no episode is played twice.
-_RESUME = 0x7E5
-_EVALUATE = 0xE7A1
-_DRAW = 0xD2A7
+# Added to a step and folded into the run's key, far above the bare steps that acting folds in:
+# a resumed run's reset draws other episodes, and no two uses share a key.
+_RESUME, _EVALUATE, _DRAW = 9 << 28, 10 << 28, 11 << 28
 
 
 def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.StopWatcher) -> int:
@@ -45,65 +46,84 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
       StorageError: the disk failed, or holds checkpoints of which none is good.
       Preempted: a signal came; all is saved.
     """
+    config_checks.check_devices(settings, jax.device_count())
     with lifecycle.locked(workdir):
-        _claim(settings, workdir)
-        agent = agents.build(settings)
+        _check_workdir(settings, workdir)
+        done = checkpoints.newest_good_step(workdir / "checkpoints") or 0
+        if done >= num_steps(settings):
+            print(f"{workdir}: finished, {done * steps_per_call(settings):,} env steps", flush=True)
+            return lifecycle.DONE
+        with lifecycle.bad_input():
+            agent = agents.build(settings)
         state, tally = _start(agent, workdir)
         step = int(state.step)
-        if step >= num_steps(agent):
-            print(f"{workdir}: finished, {step * agent.steps_per_call:,} env steps", flush=True)
-            return lifecycle.DONE
-        writer = shards.ShardWriter(
-            workdir / "shards", records_per_shard=settings.replay.records_per_shard, next_index=step
-        )
-        rows = metrics.MetricsWriter(workdir, restored_env_steps=step * agent.steps_per_call)
-        try:
-            Run(agent, workdir, stop, writer, rows, tally, Clock(tally.seconds)).loop(state)
-        finally:
-            rows.close()
-            writer.close()
+        with contextlib.ExitStack() as files:
+            with _shards_in(workdir):
+                writer = shards.ShardWriter(
+                    workdir / "shards", records_per_shard=settings.replay.records_per_shard, next_index=step
+                )
+            files.callback(writer.close)
+            rows = metrics.MetricsWriter(workdir, restored_env_steps=step * agent.steps_per_call)
+            files.callback(rows.close)
+            config.dump(settings, workdir / "config.json")
+            Run(agent, workdir, stop, writer, rows, tally).loop(state)
     return lifecycle.DONE
 
 
-def num_steps(agent: Agent) -> int:
+def steps_per_call(settings: config.Settings) -> int:
+    """Env steps of one act-learn step."""
+    return settings.env.num_envs * settings.actor.num_steps
+
+
+def num_steps(settings: config.Settings) -> int:
     """Act-learn steps that spend the budget of env steps."""
-    return -(-agent.config.num_env_steps // agent.steps_per_call)
+    return -(-settings.num_env_steps // steps_per_call(settings))
 
 
-def _claim(settings: config.Settings, workdir: pathlib.Path) -> None:
-    """Writes the settings, or compares them with those that made the folder's run."""
+def _check_workdir(settings: config.Settings, workdir: pathlib.Path) -> None:
+    """Compares the settings with those that made the folder's run, if it holds one."""
     path = workdir / "config.json"
     if path.exists():
         config.check_resume(config.load_saved(path), settings, workdir)
     elif checkpoints.steps(workdir / "checkpoints"):
         raise lifecycle.BadInput(f"workdir={workdir}: holds checkpoints but no config.json. Allowed: a whole run.")
-    config.dump(settings, path)
 
 
 def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
     """A fresh state, or the newest good checkpoint's with the replay refilled from the shards."""
-    state = agents.init_state(agent)
-    restored = checkpoints.restore(workdir / "checkpoints", agents.to_save(agent, state))
+    restored = checkpoints.restore(workdir / "checkpoints", agents.to_save(agent, agents.state_spec(agent)))
     if restored is None:
-        return state, Tally()
-    reader = shards.ShardReader(workdir / "shards")
-    replay = shards.refill(agent.replay, state.replay, reader, restored.step)
-    saved = restored.state
-    train = saved["train"]
+        return agents.init_state(agent), Tally()
+    saved, step = restored.state, restored.step
+    with _shards_in(workdir):
+        empty = agent.replay.init(agents.transition_spec(agent))
+        replay = shards.refill(agent.replay, empty, shards.ShardReader(workdir / "shards"), step)
+    actor = saved.get("actor")
+    if actor is None:
+        actor = agents.start_actor(
+            agent.player, saved["train"].model, jax.random.fold_in(saved["rng_key"], _RESUME + step)
+        )
     state = State(
-        actor=saved["actor"]
-        if agent.environments.restorable
-        else agents.start_actor(
-            agent.player, train.model, jax.random.fold_in(saved["rng_key"], _RESUME + restored.step)
-        ),
-        train=train,
+        actor=actor,
+        train=saved["train"],
         replay=replay.replace(tree=saved["tree"], max_weight=saved["max_weight"]),
         novelty=saved["novelty"],
         rng_key=saved["rng_key"],
         step=saved["step"],
     )
-    print(f"{workdir}: continues from step {restored.step}", flush=True)
+    print(f"{workdir}: continues from step {step}", flush=True)
     return state, Tally.from_meta(restored.meta)
+
+
+@contextlib.contextmanager
+def _shards_in(workdir: pathlib.Path) -> Iterator[None]:
+    """Shards that do not fit the checkpoint end a run: going on without them would be another run."""
+    try:
+        yield
+    except ValueError as problem:
+        raise lifecycle.StorageError(
+            f"{workdir / 'shards'}: {problem}. Allowed: the shards as the run wrote them, or another workdir."
+        ) from problem
 
 
 class Clock:
@@ -112,7 +132,7 @@ class Clock:
     def __init__(self, seconds_before: float) -> None:
         self._before = seconds_before
         self._begin = time.monotonic()
-        self._mark: tuple[float, int] | None = None
+        self._mark = (self._begin, 0)
 
     @property
     def seconds(self) -> float:
@@ -120,53 +140,81 @@ class Clock:
         return self._before + time.monotonic() - self._begin
 
     def steps_per_second(self, num_env_steps: int) -> float:
-        """Since the last call; 0 on the first, whose time is compilation."""
-        now, mark = time.monotonic(), self._mark
+        """Since the last call, or since `start`."""
+        now, (begin, steps_before) = time.monotonic(), self._mark
         self._mark = (now, num_env_steps)
-        return (num_env_steps - mark[1]) / (now - mark[0]) if mark else 0.0
+        return (num_env_steps - steps_before) / (now - begin)
+
+    def start(self, num_env_steps: int) -> None:
+        """Begins to count the speed: after the compilation."""
+        self._mark = (time.monotonic(), num_env_steps)
 
     def skip(self, seconds: float) -> None:
         """Leaves time that was not training (an evaluation) out of the speed."""
-        if self._mark:
-            self._mark = (self._mark[0] + seconds, self._mark[1])
+        self._mark = (self._mark[0] + seconds, self._mark[1])
 
 
-@dataclasses.dataclass
 class Run:
     """A run's host side: where its outputs go, and when."""
 
-    agent: Agent
-    workdir: pathlib.Path
-    stop: lifecycle.StopWatcher
-    writer: shards.ShardWriter
-    rows: metrics.MetricsWriter
-    tally: Tally
-    clock: Clock
+    def __init__(
+        self,
+        agent: Agent,
+        workdir: pathlib.Path,
+        stop: lifecycle.StopWatcher,
+        writer: shards.ShardWriter,
+        rows: metrics.MetricsWriter,
+        tally: Tally,
+    ) -> None:
+        """Binds the parts; compiles nothing."""
+        self.agent, self.workdir, self.stop = agent, workdir, stop
+        self.writer, self.rows, self.tally = writer, rows, tally
+        self.clock = Clock(tally.seconds)
+        section = agent.config.evaluation
+        self.evaluator = evaluation.Evaluator(
+            agent.config,
+            protocol=agent.config.env.protocol,
+            num_episodes=section.num_episodes,
+            max_episode_steps=section.max_episode_steps,
+        )
+        learner = agent.config.learner
+        self.context_frames = min(agent.config.actor.window, learner.sequence_length + 1 - learner.unroll_steps)
+        self.imagine = jax.jit(
+            partial(
+                pictures.imagine,
+                world_model=agent.world_model,
+                context_frames=self.context_frames,
+                unroll_steps=learner.unroll_steps,
+            )
+        )
 
     def loop(self, state: State) -> None:
         """Steps until the budget is spent; step k's outputs are read while step k + 1 runs."""
         act_learn_step = agents.compile_step(self.agent)
-        step, last_step = int(state.step), num_steps(self.agent)
-        waiting: Outputs | None = None
+        first_step, last_step = int(state.step), num_steps(self.agent.config)
+        step, waiting = first_step, None
         while step < last_step:
             with jax.transfer_guard("disallow"):
                 state, outputs = act_learn_step(state)
             self.stop.set_at_stake(True)
+            if step == first_step:
+                self.clock.start(step * self.agent.steps_per_call)
             if waiting is not None:
                 self.report(self.absorb(waiting, state, step), step)
             waiting, step = outputs, step + 1
-            leaving = self.stop.requested or step == last_step
             evaluates, saves = self.completes(step, "evaluation"), self.completes(step, "checkpoint")
-            if leaving or evaluates or saves:
-                scalars, waiting = self.absorb(waiting, state, step), None
-                if (evaluates or step == last_step) and not self.stop.requested:
+            last = step == last_step
+            # A step's outputs are read before anything is made of its state: no checkpoint of a NaN.
+            if evaluates or saves or last or self.stop.requested:
+                scalars, waiting = self.absorb(outputs, state, step), None
+                if (evaluates or last) and not self.stop.requested:
                     self.evaluate(state, step)
-                self.report(scalars, step, due=step == last_step)
-            if leaving or saves or self.stop.requested:
-                self.save(state, step)
-                self.stop.set_at_stake(False)
-            if self.stop.requested and step < last_step:
-                raise lifecycle.Preempted(f"saved step {step} in {self.workdir}; the same command continues")
+                self.report(scalars, step, due=last)
+                if saves or last or self.stop.requested:
+                    self.save(state, outputs, step)
+                    if self.stop.requested and not last:
+                        raise lifecycle.Preempted(f"saved step {step} in {self.workdir}; the same command continues")
+                    self.stop.set_at_stake(False)
 
     def completes(self, step: int, section: str) -> bool:
         """Whether a step completes an interval of that config section."""
@@ -179,18 +227,22 @@ class Run:
             (outputs.act, outputs.metrics, outputs.num_updates, outputs.finite)
         )
         if not finite:
-            raise postmortem.fail(
-                self.workdir,
-                step,
-                suspects={"metrics": scalars, "train": state.train},
-                batch=outputs.batch,
-                keys={"run": state.rng_key},
-                metrics=scalars,
-            )
+            raise self.failure(outputs, state, step)
         self.writer.append(act.transitions)
         self.tally.add(act, int(num_updates))
         # Before the first update the learner's numbers mean nothing.
         return {name: value if num_updates else None for name, value in scalars.items()}
+
+    def failure(self, outputs: Outputs, state: State, step: int) -> lifecycle.NonFinite:
+        """The error of a step that was not finite, with all that is needed to see it in `nan-<step>/`."""
+        return postmortem.fail(
+            self.workdir,
+            step,
+            suspects=jax.device_get({"act": outputs.act, "metrics": outputs.metrics, "state": state.train}),
+            batch=outputs.batch,
+            keys={"run": state.rng_key},
+            metrics=outputs.metrics,
+        )
 
     def report(self, scalars: dict[str, Any], step: int, *, due: bool = False) -> None:
         """Writes a row and a line, if step completes a report's interval or one is due anyway."""
@@ -211,47 +263,40 @@ class Run:
 
     def evaluate(self, state: State, step: int) -> None:
         """Plays a few episodes at beta 0, for the next row, and films one."""
-        begin, section = time.monotonic(), self.agent.config.evaluation
-        result = evaluation.play(
-            self.agent.config,
-            state.train.model,
-            jax.random.fold_in(state.rng_key, _EVALUATE + step),
-            protocol=self.agent.config.env.protocol,
-            num_episodes=section.num_episodes,
-            max_episode_steps=section.max_episode_steps,
-            interrupted=lambda: self.stop.requested,
-        )
+        begin = time.monotonic()
+        key = jax.random.fold_in(state.rng_key, _EVALUATE + step)
+        result = self.evaluator.play(state.train.model, key, interrupted=lambda: self.stop.requested)
         if result is not None:
             self.tally.evaluation = result.summary()
             evaluation.write_film(result, self.workdir / "evaluation" / f"step-{step:09d}.gif")
             print(f"evaluation after step {step}: mean score {result.summary()['mean_score']:.1f}", flush=True)
-        self.draw(state, step)
+            self.draw(state, step)
         self.clock.skip(time.monotonic() - begin)
 
     def draw(self, state: State, step: int) -> None:
         """Draws what the model predicts of a window from the replay; nothing while there is no window."""
-        agent, section = self.agent, self.agent.config.learner
-        if not agent.replay.can_sample(state.replay):
+        if not self.agent.replay.can_sample(state.replay):
             return
-        batch = jax.jit(agent.replay.sample)(state.replay, jax.random.fold_in(state.rng_key, _DRAW + step))
-        context_frames = min(agent.config.actor.window, section.sequence_length + 1 - section.unroll_steps)
+        batch = jax.jit(self.agent.replay.sample)(state.replay, jax.random.fold_in(state.rng_key, _DRAW + step))
         pictures.write_strip(
-            state.train.model,
+            self.imagine(state.train.model, batch),
             batch,
             self.workdir / "pictures" / f"step-{step:09d}.png",
-            world_model=agent.world_model,
-            context_frames=context_frames,
-            unroll_steps=section.unroll_steps,
-            action_names=agent.environments.action_names,
+            context_frames=self.context_frames,
+            action_names=self.agent.environments.action_names,
         )
 
-    def save(self, state: State, step: int) -> None:
+    def save(self, state: State, outputs: Outputs, step: int) -> None:
         """Commits a checkpoint whose transitions are safe, then lets go of shards that no kept one needs."""
+        saved = agents.to_save(self.agent, state)
+        # Finite losses and gradients may still end in parameters that are not.
+        if postmortem.first_bad_leaf(jax.device_get(saved)):
+            raise self.failure(outputs, state, step)
         self.writer.flush()
         self.tally.seconds = self.clock.seconds
         folder = self.workdir / "checkpoints"
         kept = self.agent.config.checkpoint.keep
-        checkpoints.save(folder, step, agents.to_save(self.agent, state), self.tally.to_meta(), keep=kept)
+        checkpoints.save(folder, step, saved, self.tally.to_meta(), keep=kept)
         replay = self.agent.replay
         oldest = checkpoints.steps(folder)[0] - replay.num_slots // replay.chunk_length
         shards.delete_before(self.workdir / "shards", oldest)
