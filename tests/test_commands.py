@@ -1,0 +1,212 @@
+"""The commands as a user has them: processes, their exit codes, lines and files."""
+
+import datetime
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from learnmax_jax import lifecycle, metrics
+from tests import runs
+
+pytestmark = pytest.mark.timeout(900)
+
+# Imports and checks; a program that compiles needs several times as much.
+QUICK_CPU_SECONDS = 5.0
+
+
+def refused(command: str, *arguments: str, code: int = 2, **environment: str) -> str:
+    """The one line with which a command refuses, before anything compiles."""
+    ended = runs.finish(runs.start(command, *arguments, **environment))
+    assert ended.code == code, ended.errors
+    assert ended.errors.startswith("error: ") and ended.errors.count("\n") == 1, ended.errors
+    assert ended.cpu_seconds < QUICK_CPU_SECONDS
+    return ended.errors
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "words"),
+    [
+        ("zuma", ["--workdri=x"], ["--workdri: unknown flag", "Nearest: --workdir"]),
+        ("zuma", ["--config.search.num_simulation=3"], ["search.num_simulation=3", "search.num_simulations"]),
+        ("zuma", ["--config=configs/smokey.py"], ["configs/smokey.py: no such file", "configs/smoke.py"]),
+        ("zuma", ["--config.env.game=MontezumasRevenge-v5"], ["env.game", "MontezumaRevenge-v5"]),
+        ("zuma", ["--config.env.backend=host"], ["env.backend=host", "xla, callback, world"]),
+        ("zuma", ["--config.name=../../there"], ["name=../../there", "Nearest: there"]),
+        ("evaluate", [], ["--workdir"]),
+        ("evaluate", ["--workdir=nowhere"], ["nowhere/config.json: no such file"]),
+        ("evaluate", ["--workdir=nowhere", "--protocol=wild"], ["--protocol", "standard|deterministic"]),
+        ("evaluate", ["--workdir=nowhere", "--num_episodes=0"], ["--num_episodes"]),
+        ("bench", ["--rounds=0"], ["--rounds"]),
+        ("bench", ["--config.learner.batch_size=two"], ["learner.batch_size=two"]),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(command: str, arguments: list[str], words: list[str]) -> None:
+    line = refused(command, *arguments)
+    assert all(word in line for word in words), line
+
+
+def test_f24_what_does_not_divide_by_the_devices_is_refused_with_both_neighbours(tmp_path: pathlib.Path) -> None:
+    line = refused(
+        "zuma",
+        "--config=configs/smoke.py",
+        "--config.env.num_envs=12",
+        "--config.replay.capacity=960",
+        f"--workdir={tmp_path / 'run'}",
+        XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
+    )
+    assert "env.num_envs=12: does not divide by 8 devices" in line and "Nearest: 8 or 16" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_f17_a_second_run_in_a_workdir_names_the_first(tmp_path: pathlib.Path) -> None:
+    with lifecycle.locked(tmp_path):
+        line = refused("zuma", f"--config={runs.TINY}", f"--workdir={tmp_path}")
+    today = datetime.datetime.now().astimezone().strftime("%Y-%m-%dT")
+    for word in (f'"host": "{socket.gethostname()}"', f'"pid": {os.getpid()}', f'"started": "{today}'):
+        assert word in line
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("below", ["", "/run"])
+def test_f18_a_workdir_that_cannot_be_is_code_4(tmp_path: pathlib.Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused("zuma", f"--config={runs.TINY}", f"--workdir={tmp_path / 'file'}{below}", code=4)
+    assert f"workdir={tmp_path / 'file'}{below}: cannot be written" in line
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A finished run of the scripted world."""
+    workdir = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        runs.share_programs(patch)
+        assert runs.run(runs.tiny(), workdir) == 0
+    return workdir
+
+
+def test_f11_a_finished_run_is_finished_at_once(tiny_run: pathlib.Path) -> None:
+    before = runs.files(tiny_run)
+    ended = runs.finish(runs.start("zuma", f"--config={runs.TINY}", f"--workdir={tiny_run}"))
+    assert (ended.code, ended.output) == (0, f"{tiny_run}: finished, 80 env steps\n")
+    assert ended.cpu_seconds < QUICK_CPU_SECONDS
+    assert runs.files(tiny_run) == before
+
+
+def read_only(command: str) -> list[str]:
+    """A shell command with `$1` mounted read-only; root would write through its permissions."""
+    script = f'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && {command}'
+    return ["unshare", "-m", "sh", "-c", script, "sh"]
+
+
+def test_f18_evaluation_reads_a_workdir_that_cannot_be_written(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    if not shutil.which("unshare"):
+        pytest.skip("no unshare")
+    probe = subprocess.run([*read_only('! touch "$1/probe"'), str(tiny_run)], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"this machine mounts nothing: {probe.stderr.strip()}")
+    before = runs.files(tiny_run)
+    evaluate = f'exec {sys.executable} -m experiments.evaluate --workdir="$1" --num_episodes=2 --max_episode_steps=6'
+    ended = subprocess.run(
+        [*read_only(evaluate), str(tiny_run)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(runs.ROOT)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    film, summary = ended.stdout.splitlines()[-2:]
+    assert film == "film: evaluation/evaluate-standard-step-000000020.gif"
+    assert (tmp_path / "evaluation" / "evaluate-standard-step-000000020.gif").stat().st_size > 0
+    assert json.loads(summary)["num_env_steps"] == 3 + 4  # the scripted world's first two episodes
+    assert runs.files(tiny_run) == before
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, runs.Ended]:
+    """A run of the smoke config on Montezuma's Revenge, emulators inside the compiled step."""
+    workdir = tmp_path_factory.mktemp("smoke") / "run"
+    ended = runs.finish(runs.start("zuma", "--config=configs/smoke.py", f"--workdir={workdir}"))
+    assert ended.code == 0, ended.errors
+    return workdir, ended
+
+
+def test_smoke_trains_on_montezuma_and_says_how_far_it_is(smoke: tuple[pathlib.Path, runs.Ended]) -> None:
+    workdir, ended = smoke
+    lines = ended.output.splitlines()
+    assert len([line for line in lines if " env steps  " in line]) == 10
+    speed, left = r"\d[\d,]*\.\d steps/s", r"\d+:\d\d:\d\d left"
+    assert re.fullmatch(rf"64 / 640 env steps  256 frames  {speed}  \d+ updates  score (-|\d+\.\d)  {left}", lines[0])
+    assert re.fullmatch(
+        rf"640 / 640 env steps  2,560 frames  {speed}  \d+ updates  score (-|\d+\.\d)  0:00:00 left", lines[-1]
+    )
+    assert re.fullmatch(r"evaluation after step 20: mean score \d+\.\d", lines[4])
+    assert runs.steps(workdir) == [30, 40]
+    assert json.loads((workdir / "config.json").read_text())["name"] == "smoke"
+
+
+def test_smoke_reports_every_number_that_is_promised(smoke: tuple[pathlib.Path, runs.Ended]) -> None:
+    workdir, _ = smoke
+    read = metrics.read_rows(workdir / "metrics.jsonl")
+    settings = json.loads((workdir / "config.json").read_text())
+    assert [row["num_env_steps"] for row in read] == list(range(64, 641, 64))
+    assert [row["num_frames"] for row in read] == list(range(256, 2561, 256))
+    parts = [f"loss_{name}" for name in settings["loss_weights"] if name not in ("chance", "open_loop")]
+    parts += [f"loss_open_{name}" for name in ("codes", "reward", "intrinsic", "continuation", "policy", "value")]
+    known = ("loss", "intrinsic_reward", "codes_used", "perplexity", "tokenizer_loss", *parts)
+    assert all(set(row) == set(read[0]) for row in read)
+    for row in read:
+        assert row["num_updates"] > 0 and all(isinstance(row[name], float) for name in known), row
+        assert row["seconds"] > 0 and row["steps_per_second"] > 0 and row["tree_depth_mean"] >= 1
+        assert row["rooms_visited"] == 1  # 2,560 frames do not lead out of the first room
+        assert "episode_score" in row
+    # Chunks of 16: the replay holds 64 rows after step 4; then one update a step.
+    assert read[-1]["num_updates"] >= 36
+    assert read[-1]["evaluation_score"] is not None and read[-1]["evaluation_rooms"] == 1
+    for name in ("evaluation/step-000000020.gif", "evaluation/step-000000040.gif"):
+        with Image.open(workdir / name) as film:
+            assert film.size == (168, 168) and film.n_frames > 5
+
+
+def test_evaluate_plays_films_and_ends_with_json(smoke: tuple[pathlib.Path, runs.Ended]) -> None:
+    workdir, _ = smoke
+    before = runs.files(workdir)
+    ended = runs.finish(
+        runs.start(
+            "evaluate", f"--workdir={workdir}", "--num_episodes=3", "--protocol=deterministic", "--max_episode_steps=64"
+        )
+    )
+    assert ended.code == 0, ended.errors
+    name = "evaluation/evaluate-deterministic-step-000000040.gif"
+    assert ended.output.splitlines()[-2] == f"film: {workdir / name}"
+    summary = json.loads(ended.output.splitlines()[-1])
+    assert sorted(summary) == sorted(
+        "mean_score median_score scores rooms_visited key_rate num_env_steps num_frames protocol".split()
+    )
+    assert len(summary["scores"]) == 3 and summary["protocol"] == "deterministic"
+    assert summary["rooms_visited"] == 1 and summary["key_rate"] == 0.0
+    assert summary["num_env_steps"] == 3 * 64 and summary["num_frames"] == 4 * 3 * 64
+    with Image.open(workdir / name) as film:
+        assert film.size == (168, 168) and film.n_frames > 30
+    after = runs.files(workdir)
+    assert after.pop(name) and after == before
+
+
+@pytest.mark.slow
+def test_bench_measures_the_parts_and_ends_with_json() -> None:
+    ended = runs.finish(runs.start("bench", "--config=configs/smoke.py", "--json", "--rounds=1"))
+    assert ended.code == 0, ended.errors
+    figures = json.loads(ended.output.splitlines()[-1])
+    promised = """emulator_steps_per_second act_steps_per_second learn_observations_per_second step_steps_per_second
+        step_over_parts searches_per_second window_ratio context_seconds tree_depth_mean tree_depth_max compile_seconds
+        peak_memory_bytes tree_bytes replay_bytes_per_step"""
+    assert all(figures[name] > 0 for name in promised.split())
+    assert 7056 <= figures["replay_bytes_per_step"] < 7200
+    assert {"jax", "jaxlib", "envpool", "mctx", "flax"} <= set(figures["versions"])
