@@ -7,6 +7,8 @@ the tokenizer learns: play and dynamics read a slow copy (`tokenise`, `decode`,
 """
 
 import dataclasses
+import difflib
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -124,30 +126,33 @@ def make_tokenizer(
     _check_choice("layout", layout, autoencoder.LAYOUTS)
     _check_choice("quantizer", quantizer, quantizers.KINDS)
     _check_choice("distance", distance, quantizers.DISTANCES)
-    for field, value in (
-        ("num_groups", num_groups),
-        ("num_codes", num_codes),
-        ("code_dim", code_dim),
-        ("patch_size", patch_size),
-        ("width", width),
-        ("token_hidden", token_hidden),
-        ("channel_hidden", channel_hidden),
-        ("revive_limit", revive_limit + 1),
-    ):
-        _check_range(field, value, 1, None)
-    for field, number, upper in (
-        ("num_blocks", num_blocks, None),
-        ("motion_weight", motion_weight, None),
-        ("motion_threshold", motion_threshold, 255),
-        ("median_step", median_step, 255),
-        ("commitment", commitment, None),
-        ("kmeans_iterations", kmeans_iterations, None),
-        ("revive_below", revive_below, 1),
-        ("revive_warmup", revive_warmup, None),
-        ("codebook_decay", codebook_decay, 1),
-        ("slow_decay", slow_decay, 1),
-    ):
-        _check_range(field, number, 0, upper)
+    for field, value in {
+        "num_groups": num_groups,
+        "num_codes": num_codes,
+        "code_dim": code_dim,
+        "patch_size": patch_size,
+        "width": width,
+        "token_hidden": token_hidden,
+        "channel_hidden": channel_hidden,
+    }.items():
+        _check_range(field, value, 1)
+    for field, number in {
+        "num_blocks": num_blocks,
+        "motion_weight": motion_weight,
+        "commitment": commitment,
+        "kmeans_iterations": kmeans_iterations,
+        "revive_limit": revive_limit,
+        "revive_warmup": revive_warmup,
+    }.items():
+        _check_range(field, number, 0)
+    for field, number in {
+        "revive_below": revive_below,
+        "codebook_decay": codebook_decay,
+        "slow_decay": slow_decay,
+    }.items():
+        _check_range(field, number, 0, 1)
+    _check_range("motion_threshold", motion_threshold, 0, 255)
+    _check_range("median_step", median_step, 0, 255)
     quantise_with = partial(
         quantizers.make_quantizer,
         kind=quantizer,
@@ -352,12 +357,12 @@ def _check_frames(observation: Array, parts: autoencoder.Parts) -> None:
 
 def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        nearest = max(allowed, key=lambda name: len(set(name) & set(value)))
+        nearest = max(allowed, key=lambda name: difflib.SequenceMatcher(None, name, value).ratio())
         raise ValueError(f"{field}={value}: no such kind. Allowed: {', '.join(allowed)}. Nearest: {nearest}")
 
 
-def _check_range(field: str, value: float, lower: float, upper: float | None) -> None:
-    if value < lower or (upper is not None and value > upper):
-        bound = upper if upper is not None and value > upper else lower
-        above = "" if upper is None else f" and <= {upper}"
-        raise ValueError(f"{field}={value}: out of range. Allowed: >= {lower}{above}. Nearest: {bound}")
+def _check_range(field: str, value: float, lower: float, upper: float = math.inf) -> None:
+    if not lower <= value <= upper:  # also where it is not a number
+        above = "" if upper == math.inf else f" and <= {upper}"
+        nearest = upper if value > upper else lower
+        raise ValueError(f"{field}={value}: out of range. Allowed: >= {lower}{above}. Nearest: {nearest}")

@@ -66,7 +66,7 @@ def make_quantizer(
       code_dim: D; identity: equal to V (one-hot).
       input_dim: K, width of an encoding; only the random projection asks.
       commitment: weight of the pull of encodings towards their codes (vq_ema, vq_grad).
-      codebook_decay: of the running means, an update.
+      codebook_decay: of the running means, an update; reached step by step from the first.
       kmeans_iterations: Lloyd steps on the first update's encodings, which start the codebook.
       revive_below: a code is dead where its usage is under this share of even usage.
       revive_limit: dead codes moved onto encodings of the batch, at most, a group and update.

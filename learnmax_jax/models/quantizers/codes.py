@@ -109,14 +109,13 @@ def count(points: Array, codes: Array, num_codes: int) -> tuple[Array, Array]:
 
 
 def empty_state(shape: tuple[int, int, int]) -> QuantizerState:
-    """Even usage of nothing yet; no codebook."""
-    none = jnp.zeros((0,), jnp.float32)
+    """No usage yet, nothing in the fields of single kinds; no buffer twice, since the state is donated."""
     return QuantizerState(
-        codebook=none,
-        projection=none,
-        centre=none,
+        codebook=jnp.zeros((0,), jnp.float32),
+        projection=jnp.zeros((0,), jnp.float32),
+        centre=jnp.zeros((0,), jnp.float32),
         usage=jnp.zeros(shape[:2], jnp.float32),
-        sums=none,
+        sums=jnp.zeros((0,), jnp.float32),
         num_updates=jnp.zeros((), jnp.int32),
     )
 

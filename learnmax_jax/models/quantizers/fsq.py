@@ -1,5 +1,7 @@
 """Finite scalar quantisation: no codebook; each of D bounded scalars is rounded to L levels, V = L^D.
 
+The levels lie evenly in [-1, 1] for even L too; the paper's lie half a level off centre
+there, which leaves L = 2 with one level that hardly an encoding reaches.
 Source: Mentzer et al. 2023, https://arxiv.org/abs/2309.15505
 """
 
@@ -23,31 +25,22 @@ def num_levels(num_codes: int, code_dim: int) -> int:
 
 
 def code_vectors(shape: tuple[int, int, int], levels: int) -> Array:
-    """All codes, `[G, V, D]` in [-1, 1); the first scalar is the lowest digit of the index."""
+    """All codes, `[G, V, D]` in [-1, 1]; the first scalar is the lowest digit of the index."""
     digits = jnp.arange(shape[1])[:, None] // levels ** jnp.arange(shape[2])[None, :] % levels
-    half = levels // 2
-    return jnp.broadcast_to((digits - half) / half, shape).astype(jnp.float32)
+    return jnp.broadcast_to(2.0 * digits / (levels - 1) - 1.0, shape).astype(jnp.float32)
 
 
 def quantise(
     params: Params, state: QuantizerState, encoding: Array, *, shape: tuple[int, int, int], levels: int
 ) -> Quantised:
-    """Bounds each scalar by tanh, rounds it to a level; the gradient passes the rounding only."""
+    """Bounds each scalar by tanh, takes the nearest level; the gradient passes the rounding only."""
     del params, state
     num_groups, _, code_dim = shape
     chex.assert_shape(encoding, (None, None, num_groups * code_dim))
-    encoding = encoding.reshape(*encoding.shape[:2], num_groups, code_dim)
-    # An even number of levels lies off centre by half a level (the paper's appendix A).
-    half_width = (levels - 1) * (1.0 + 1e-3) / 2.0
-    offset = 0.5 if levels % 2 == 0 else 0.0
-    shift = jnp.arctanh(offset / half_width)
-    half = levels // 2
-    bounded = jnp.tanh(encoding + shift) * half_width - offset
-    digits = (jnp.round(bounded) + half).astype(jnp.int32)
+    points = jnp.tanh(encoding.reshape(*encoding.shape[:2], num_groups, code_dim))
+    digits = jnp.round((points + 1.0) / 2.0 * (levels - 1)).astype(jnp.int32)
     weights = (levels ** jnp.arange(code_dim)).reshape(1, 1, 1, code_dim)
     codes = jnp.sum(digits * weights, axis=-1).astype(jnp.int32)
-    points = bounded / half
     vectors = straight_through(points, look_up(code_vectors(shape, levels), codes))
-    return Quantised(
-        vectors=vectors, codes=codes, encoding=jax.lax.stop_gradient(points), loss=jnp.zeros((), jnp.float32)
-    )
+    no_loss = jnp.zeros((), jnp.float32)
+    return Quantised(vectors=vectors, codes=codes, encoding=jax.lax.stop_gradient(points), loss=no_loss)

@@ -86,7 +86,13 @@ def update(
     revive_warmup: int,
     by_gradient: bool,
 ) -> tuple[Params, QuantizerState]:
-    """Starts the codebook by k-means, afterwards decays every running mean and revives dead codes."""
+    """Starts the codebook by k-means, afterwards decays every running mean and revives dead codes.
+
+    The decay grows to its full value over the first updates, (1 + t) / (10 + t): a slow
+    codebook loses a young encoder, which moves all its encodings at once, and they fall
+    to one code; a fast one would keep codes changing for good.
+    """
+    decay = jnp.minimum(decay, (1.0 + state.num_updates) / (10.0 + state.num_updates))
     start_key, revive_key = jax.random.split(rng_key)
     num_groups, num_codes = state.usage.shape
     points = encoding.reshape(-1, *encoding.shape[2:])
