@@ -189,9 +189,10 @@ def test_n03_codes_are_those_before_the_update(trained: tuple[Tokenizer, Tokeniz
     np.testing.assert_array_equal(aux["codes"], tokenizer.tokenise(online, frames))
     new = tokenizer.update(state, state.params, aux, jax.random.key(1))
     assert not np.array_equal(new.quantizer.codebook, state.quantizer.codebook)
-    # Usage moved by this batch's codes alone: 0.9 of the old + 0.1 of the counts, save for revived codes.
+    # Usage moved by this batch's codes alone, save for revived ones.
     counts = np.stack([np.bincount(group, minlength=16) for group in np.asarray(aux["codes"])[:, 0].T])
-    usage = 0.9 * np.asarray(state.quantizer.usage) + 0.1 * counts
+    decay = (1 + 30) / (10 + 30)  # after 30 updates not yet the full 0.9
+    usage = decay * np.asarray(state.quantizer.usage) + (1 - decay) * counts
     alive = usage > 0.05 * 8 / 16
     np.testing.assert_allclose(np.asarray(new.quantizer.usage)[alive], usage[alive], rtol=1e-5)
 
