@@ -133,7 +133,8 @@ def test_n05_rows_of_different_depth_share_a_batch(world: World) -> None:
     assert child.depth.tolist() == [3, 1, 2]
     for row, depth in enumerate(depths):
         lone, _ = world.step(world.params, context, nodes[depth], world.actions[:, 2], None)
-        np.testing.assert_allclose(child.latent[row], lone.latent[row], atol=1e-6)
+        for ours, theirs in zip(jax.tree.leaves(child), jax.tree.leaves(lone), strict=True):
+            np.testing.assert_allclose(ours[row], theirs[row], atol=1e-6)
 
 
 def test_n05_nothing_outside_start_and_length_or_depth_is_read(world: World) -> None:
