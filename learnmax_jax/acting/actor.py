@@ -6,11 +6,13 @@ W + T - 1 frames.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from learnmax_jax.models.dynamics import Context
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Environments, Probe, SearchOutput, TimeStep, Transition
 
@@ -146,7 +148,9 @@ def act(
     capacity = memory.first.shape[1] + num_steps
     context, _ = world_model.context(params, memory.codes, memory.action, memory.first, capacity=capacity)
 
-    def one_step(carry, rng_key: Array):
+    def one_step(
+        carry: tuple[ActorState, Context, Any], rng_key: Array
+    ) -> tuple[tuple[ActorState, Context, Any], tuple[ActOutput, Memory]]:
         state, context, novelty = carry
         codes = world_model.tokenise(params, state.observation)
         led_here = jnp.where(state.first, world_model.num_actions, state.action)

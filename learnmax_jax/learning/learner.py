@@ -1,6 +1,7 @@
 """The learner: one update of the world model and of the tokenizer from the replay."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -168,7 +169,10 @@ def update(
     return state, priorities, metrics
 
 
-def _tokenizer_loss(params: Params, state: TokenizerState, rng_key: Array, observation: Array, tokenizer: Tokenizer):
+def _tokenizer_loss(
+    params: Params, state: TokenizerState, rng_key: Array, observation: Array, tokenizer: Tokenizer
+) -> tuple[Array, tuple[Any, Metrics]]:
+    """The tokenizer's loss, its metrics told apart from the world model's."""
     loss, (aux, metrics) = tokenizer.loss(params, state, rng_key, observation)
     named = {name if name in _KNOWN_NAMES else f"tokenizer_{name}": value for name, value in metrics.items()}
     return loss, (aux, named | {"tokenizer_loss": loss})

@@ -1,5 +1,7 @@
 """The world model's losses: each a function of predictions, targets and masks."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ from flax import struct
 
 from learnmax_jax.learning import targets
 from learnmax_jax.learning.supervision import RETURN_OF_VALUE, Supervision, context_up_to
+from learnmax_jax.models.dynamics import Context
 from learnmax_jax.models.support import Support, inverse_rescale, rescale
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Metrics, Outcome, Prediction
@@ -187,8 +190,13 @@ def world_model_loss(
     return jnp.asarray(total), (metrics | {"loss": jnp.asarray(total)}, priorities)
 
 
-def _teacher_forced(params: ModelParams, supervision: Supervision, world_model: WorldModel, support: Support):
-    """Losses where every input is real: one pass over the windows."""
+def _teacher_forced(
+    params: ModelParams, supervision: Supervision, world_model: WorldModel, support: Support
+) -> tuple[Context, Array, Metrics, Metrics, Array | None, Array]:
+    """Losses where every input is real, by one pass over the windows.
+
+    Returns (context, latents, losses by part, metrics, chance outcomes if there are any, priorities).
+    """
     length = supervision.led_here.shape[1]
     context, latents = world_model.context(
         params, supervision.codes, supervision.led_here, supervision.first, capacity=length
@@ -256,7 +264,7 @@ def _teacher_forced(params: ModelParams, supervision: Supervision, world_model: 
 def _open_loop(
     params: ModelParams,
     supervision: Supervision,
-    context: object,
+    context: Context,
     latents: Array,
     chance: Array | None,
     rng_key: Array,
@@ -306,6 +314,6 @@ def _open_loop(
     return losses, {f"open_{name}": value for name, value in metrics.items()}
 
 
-def _unflatten(tree, length: int):
+def _unflatten(tree: Any, length: int) -> Any:
     """`[B * T, ...]` leaves to `[B, T, ...]`."""
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // length, length, *x.shape[1:]), tree)

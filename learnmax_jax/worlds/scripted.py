@@ -36,7 +36,7 @@ def episode_length(environment: Array, episode: Array, *, min_length: int, max_l
 
 
 def is_termination(environment: Array, episode: Array) -> Array:
-    """Whether an episode ends by termination (else by truncation): two and two in turn, so every length ends both ways."""
+    """Whether an episode ends by termination: two and two in turn, so that every length ends both ways."""
     return (environment + episode) // 2 % 2 == 0
 
 

@@ -92,7 +92,7 @@ def update(
     codebook loses a young encoder, which moves all its encodings at once, and they fall
     to one code; a fast one would keep codes changing for good.
     """
-    decay = jnp.minimum(decay, (1.0 + state.num_updates) / (10.0 + state.num_updates))
+    grown_decay = jnp.minimum(decay, (1.0 + state.num_updates) / (10.0 + state.num_updates))
     start_key, revive_key = jax.random.split(rng_key)
     num_groups, num_codes = state.usage.shape
     points = encoding.reshape(-1, *encoding.shape[2:])
@@ -106,10 +106,10 @@ def update(
 
     def follow() -> tuple[Array, Array, Array]:
         counts, sums = count(points, codes, num_codes)
-        usage = decay * state.usage + (1.0 - decay) * counts
+        usage = grown_decay * state.usage + (1.0 - grown_decay) * counts
         if by_gradient:
             return old, usage, jnp.zeros_like(sums)
-        sums = decay * state.sums + (1.0 - decay) * sums
+        sums = grown_decay * state.sums + (1.0 - grown_decay) * sums
         # A code nobody ever chose has no mean: it stays where it is.
         means = on_space(sums / jnp.maximum(usage, 1e-12)[..., None], distance)
         return jnp.where(usage[..., None] > 1e-12, means, old), usage, sums
