@@ -129,7 +129,9 @@ def test_n02_codebook_by_gradient_is_pulled_to_its_encodings() -> None:
     params, state = started(quantizer)
     encoding = encodings(7)
     chosen = np.asarray(quantizer.quantise(params, state, encoding).codes)[:, 0]
-    got = jax.grad(lambda p: quantizer.quantise(p, state, encoding).loss)(params)["codebook"]
+    got, to_encoding = jax.grad(lambda p, z: quantizer.quantise(p, state, z).loss, argnums=(0, 1))(params, encoding)
+    got = got["codebook"]
+    np.testing.assert_array_equal(to_encoding, np.zeros_like(encoding))
     points, codebook = np.asarray(encoding).reshape(-1, 3, 4), np.asarray(params["codebook"])
     want = np.zeros_like(codebook)
     for row, group in np.ndindex(*chosen.shape):
