@@ -211,25 +211,26 @@ def build(config: Any) -> Agent:
 
 def init_state(agent: Agent) -> State:
     """A fresh run's state: parameters, an empty replay, the environments at their reset."""
-    learning = jax.jit(partial(_init_learning, agent))()
+    # The seed is an argument: another one finds the same program.
+    learning = jax.jit(partial(_init_learning, agent))(jax.random.key(agent.config.seed))
     env_key = jax.random.fold_in(learning["rng_key"], _RESET)
     return State(actor=start_actor(agent.player, learning["train"].model, env_key), **learning)
 
 
 def state_spec(agent: Agent) -> State:
     """The state's shapes and dtypes, without making it; `actor` is None where it is not restorable."""
-    learning = jax.eval_shape(partial(_init_learning, agent))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    learning = jax.eval_shape(partial(_init_learning, agent), key)
     actor_spec = None
     if agent.environments.restorable:
-        key = jax.eval_shape(lambda: jax.random.key(0))
         actor_spec = jax.eval_shape(partial(start_actor, agent.player), learning["train"].model, key)
     return State(actor=actor_spec, **learning)
 
 
-def _init_learning(agent: Agent) -> dict[str, Any]:
+def _init_learning(agent: Agent, rng_key: Array) -> dict[str, Any]:
     """All of a fresh State that needs no environment."""
     config = agent.config
-    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+    init_key, run_key = jax.random.split(rng_key)
     example = jnp.zeros((config.env.num_envs, *agent.environments.observation_shape), jnp.uint8)
     return {
         "train": agent.init_train(init_key, example),

@@ -395,7 +395,7 @@ def test_n16_a_deterministic_world_is_predicted_exactly() -> None:
             num_unrolls=3,
         )
 
-    network, _, last = _train(loss, params.network, batches, num_updates=600, learning_rate=5e-3)
+    network, _, _ = _train(loss, params.network, batches, num_updates=600, learning_rate=5e-3)
     # On other windows than the last update's: every code right, teacher-forced and four steps ahead, and every reward.
     _, (metrics, _) = jax.jit(loss)(network, jax.jit(batches)(jax.random.key(99)), jax.random.key(98))
     assert float(metrics["code_accuracy"]) == 1 and float(metrics["open_code_accuracy"]) == 1

@@ -1,5 +1,6 @@
 """Losses by hand, and the alignment of every target by a model that is never wrong."""
 
+import dataclasses
 import types
 from functools import partial
 from typing import Any
@@ -254,7 +255,7 @@ def _true_windows() -> tuple[np.ndarray, Supervision]:
 
 
 @jax.jit
-def _oracle_loss(supervision: Supervision) -> tuple[Array, Any]:
+def _weighed_oracle_loss(supervision: Supervision, weights: losses.LossWeights) -> tuple[Array, Any]:
     states, _ = _true_windows()
     return losses.world_model_loss(
         None,
@@ -263,10 +264,14 @@ def _oracle_loss(supervision: Supervision) -> tuple[Array, Any]:
         jax.random.key(0),
         world_model=_oracle(states),
         support=SUPPORT,
-        weights=EVERY_PART,
+        weights=weights,
         unroll_steps=UNROLL,
         num_unrolls=40,  # every start of every window
     )
+
+
+def _oracle_loss(supervision: Supervision) -> tuple[Array, Any]:
+    return _weighed_oracle_loss(supervision, EVERY_PART)
 
 
 def test_n06_a_model_that_is_never_wrong_has_no_loss() -> None:
@@ -320,6 +325,40 @@ def test_n06_the_final_observation_of_a_terminated_episode_is_told_to_be_worth_n
         assert float(metrics[f"loss_{part}"]) > 0.1 and float(metrics[f"loss_open_{part}"]) > 0.1
 
 
+def test_n06_the_step_that_ends_an_episode_counts() -> None:
+    _, supervision = _true_windows()
+    # Sequences 2 to 5: the last transition is row 2, 7, 1, 4; sequences 0 and 1 run on past row 7.
+    last = jnp.arange(BATCH), jnp.asarray([7, 7, 2, 7, 1, 4])
+    parts = {"rewards": ("reward", "open_reward"), "discount": ("continuation", "open_continuation"), "q": ("q",)}
+    for field, names in parts.items():
+        value = getattr(supervision, field)
+        wrong = 1.0 - value[last] if field == "discount" else value[last] + 1.0
+        metrics = _oracle_loss(supervision.replace(**{field: value.at[last].set(wrong)}))[1][0]
+        # One row in six is wrong by more than 40 nats times at least a tenth.
+        for name in names:
+            assert float(metrics[f"loss_{name}"]) > 0.9 * BATCH * 0.1 * 40 / int(supervision.valid.sum()), name
+
+
+def test_each_part_counts_what_its_weight_says() -> None:
+    _, supervision = _true_windows()
+    names = [field.name for field in dataclasses.fields(losses.LossWeights)]
+    weights = losses.LossWeights(**{name: float(index + 2) for index, name in enumerate(names)})
+    wrong = supervision.replace(
+        **{name: jnp.roll(getattr(supervision, name), 1, axis=1) for name in ("codes", "rewards", "discount")},
+        **{name: jnp.roll(getattr(supervision, name), 1, axis=1) for name in ("policy", "values", "q")},
+    )
+    total, (metrics, _) = _weighed_oracle_loss(wrong, weights)
+    # As in the metrics of unit weights; open-loop parts are told as they count.
+    unit = _oracle_loss(wrong)[1][0]
+    expected = 0.0
+    for name in ("codes", "reward", "intrinsic", "continuation", "policy", "value", "q"):
+        weight = getattr(weights, name)
+        expected += weight * float(unit[f"loss_{name}"])
+        if name != "q":
+            expected += weight * weights.open_loop * float(unit[f"loss_open_{name}"])
+    assert float(total) == pytest.approx(expected, rel=1e-4) == float(metrics["loss"])
+
+
 NUM_GROUPS, NUM_CODES = 2, 5
 
 
@@ -343,7 +382,9 @@ def learned() -> Any:
     """A real world model, and its loss and gradients by (network, tokenizer, supervision)."""
     world_model, params = _real_model(num_outcomes=2)
 
-    def loss(network: Any, tokenizer_state: Any, supervision: Supervision) -> tuple[Array, Any]:
+    def loss(
+        network: Any, tokenizer_state: Any, supervision: Supervision, weights: losses.LossWeights
+    ) -> tuple[Array, Any]:
         return losses.world_model_loss(
             network,
             ModelParams(network=None, tokenizer=tokenizer_state),
@@ -351,12 +392,18 @@ def learned() -> Any:
             jax.random.key(0),
             world_model=world_model,
             support=SUPPORT,
-            weights=EVERY_PART,
+            weights=weights,
             unroll_steps=2,
             num_unrolls=2,
         )
 
-    gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True))
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True))
+
+    def gradients(
+        network: Any, tokenizer_state: Any, supervision: Supervision, weights: losses.LossWeights = EVERY_PART
+    ) -> Any:
+        return compiled(network, tokenizer_state, supervision, weights)
+
     return types.SimpleNamespace(
         network=params.network, state=params.tokenizer, make=partial(_make, batch=3), gradients=gradients
     )
@@ -401,6 +448,14 @@ def test_every_parameter_learns_and_no_gradient_reaches_the_tokenizer(learned: A
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tokenizer_gradient):
         assert leaf.dtype == jax.dtypes.float0 or not np.any(leaf), jax.tree_util.keystr(path)
+
+
+def test_the_choice_of_outcome_learns_from_what_it_foretells(learned: Any) -> None:
+    supervision = learned.make(np.random.default_rng(0))
+    unweighted = EVERY_PART.replace(chance=0.0)
+    _, (gradient, _) = learned.gradients(learned.network, learned.state, supervision, unweighted)
+    # Straight through the pick: without it only the prior would pull at the posterior, and that has no weight here.
+    assert np.abs(gradient["transition"]["posterior"]["kernel"]).max() > 1e-4
 
 
 def test_rows_past_a_truncation_have_no_say(learned: Any) -> None:
