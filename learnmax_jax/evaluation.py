@@ -112,7 +112,7 @@ class Evaluator:
             output = jax.device_get(output)
             rows = output.transitions
             before = over[:, None] | (np.cumsum(rows.last, axis=1) - rows.last > 0)
-            playing = ~before & rows.valid
+            playing = ~before
             cut = lengths[:, None] + np.cumsum(playing, axis=1) >= max_episode_steps
             playing &= lengths[:, None] + np.cumsum(playing, axis=1) <= max_episode_steps
             scores += np.where(playing, rows.reward, 0.0).sum(axis=1)

@@ -5,6 +5,7 @@ that was not, bit for bit. Where a process of its own is not the point, runs sha
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import random
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, postmortem, train
+from learnmax_jax import checkpoints, config, postmortem, tally, train
 from learnmax_jax.acting import envs
 from learnmax_jax.replay import shards
 from tests import runs
@@ -406,6 +407,49 @@ def play(agent: agents.Agent, seed: int, act_learn_step: Any, *, num_steps: int)
         state, outputs = act_learn_step(state)
         transitions.append(jax.device_get(outputs.act.transitions))
     return checkpoints.tree_hash(transitions), checkpoints.tree_hash(state.train)
+
+
+def test_a_resumed_run_of_emulators_starts_other_episodes_and_makes_one_pool(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = runs.tiny(("env.backend", "xla"), ("env.game", "Pong-v5"), ("env.num_threads", 1))
+    make_pool, seeds = envs.make_pool, []
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        seeds.append(keywords["seeds"])
+        return make_pool(*arguments, **keywords)
+
+    monkeypatch.setattr(envs, "make_pool", counted)
+    agent = agents.build(settings)
+    saved = agents.to_save(agent, agents.init_state(agent))
+    checkpoints.save(tmp_path / "checkpoints", 0, saved, tally.Tally().to_meta(), keep=1)
+    for _ in range(2):
+        _, state = started(tmp_path, settings)
+        assert hashes(agent, state)[0] == runs.state_hash(tmp_path, 0)
+    # First frames are alike; what differs is what the emulators draw from.
+    assert len(seeds) == 3 and seeds[1] == seeds[2] and not set(seeds[0]) & set(seeds[1])
+
+
+@pytest.mark.slow
+def test_f04_a_run_of_emulators_is_stopped_and_continued(tmp_path: pathlib.Path) -> None:
+    arguments = ["--config=configs/smoke.py", f"--workdir={tmp_path}", "--config.evaluation.max_episode_steps=1"]
+    process = runs.start("zuma", *arguments)
+    with runs.killed_at_the_end(process):
+        assert process.stdout is not None and process.stdout.readline().startswith("64 / 640 env steps")
+        process.send_signal(signal.SIGTERM)
+        ended = runs.finish(process)
+    stopped = runs.steps(tmp_path)[-1]
+    assert ended.code == 75 and 4 <= stopped < 40
+    ended = runs.finish(runs.start("zuma", *arguments))
+    assert ended.code == 0, ended.errors
+    assert f"continues from step {stopped}\n" in ended.output
+    assert [row["num_env_steps"] for row in runs.rows(tmp_path)] == list(range(64, 641, 64))
+    chunks = [chunk for _, chunk in shards.ShardReader(tmp_path / "shards").read(0, 40)]
+    assert len(chunks) == 40
+    # Step by step an environment's episode goes on, but for the break, where each begins anew.
+    for index, (chunk, following) in enumerate(itertools.pairwise(chunks), start=1):
+        goes_on = (following.episode_step[:, 0] == chunk.episode_step[:, -1] + 1) | chunk.last[:, -1]
+        assert following.first[:, 0].all() if index == stopped else (goes_on | following.first[:, 0]).all()
 
 
 def test_nothing_but_reports_reads_the_emulators_ram(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
