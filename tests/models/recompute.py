@@ -77,16 +77,21 @@ def imagine(
     Returns:
       (latents `[B, K, N, D]`, their codes' distributions `[B, K, N, G, V]`).
     """
-    now = jax.nn.one_hot(codes, num_codes)
-    inputs, now = embed(params, now, action), now[:, -1]
-    latent = latents(params, inputs, first, num_heads=num_heads)[:, -1]
-    seen, shown = [], []
-    for k in range(actions.shape[1]):
+    time, steps = action.shape[1], actions.shape[1]
+    real = jax.nn.one_hot(codes, num_codes)
+    # Room for what is imagined; a causal pass never looks at the frames that are still empty.
+    inputs = jnp.pad(embed(params, real, action), ((0, 0), (0, steps), (0, 0), (0, 0)))
+    first = jnp.pad(first, ((0, 0), (0, steps)))
+
+    def moment(carry: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        inputs, now = carry
+        latent = latents(params, inputs, first, num_heads=num_heads)[:, time - 1 + k]
         node = Node(latent, now, (), (), jnp.zeros(latent.shape[0], jnp.int32))
-        now = jax.nn.softmax(world_model.outcome(params, node, actions[:, k], None).code_logits, axis=-1)
-        inputs = jnp.concatenate([inputs, embed(params, now[:, None], actions[:, k : k + 1])], axis=1)
-        first = jnp.concatenate([first, jnp.zeros_like(first[:, :1])], axis=1)
-        latent = latents(params, inputs, first, num_heads=num_heads)[:, -1]
-        seen.append(latent)
-        shown.append(now)
-    return jnp.stack(seen, axis=1), jnp.stack(shown, axis=1)
+        taken = actions[:, jnp.minimum(k, steps - 1)]
+        following = jax.nn.softmax(world_model.outcome(params, node, taken, None).code_logits, axis=-1)
+        frame = embed(params, following[:, None], taken[:, None])[:, 0]
+        return (inputs.at[:, time + k].set(frame, mode="drop"), following), (latent, now)
+
+    _, history = jax.lax.scan(moment, (inputs, real[:, -1]), jnp.arange(steps + 1))
+    seen, shown = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1)[:, 1:], history)
+    return seen, shown
