@@ -255,6 +255,7 @@ FIELDS: Mapping[str, Field] = {
 MAY_CHANGE_ON_RESUME = (
     "name",
     "num_env_steps",
+    "env.num_threads",
     "evaluation.every_env_steps",
     "evaluation.num_episodes",
     "evaluation.max_episode_steps",

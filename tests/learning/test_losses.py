@@ -329,14 +329,15 @@ def test_n06_the_step_that_ends_an_episode_counts() -> None:
     _, supervision = _true_windows()
     # Sequences 2 to 5: the last transition is row 2, 7, 1, 4; sequences 0 and 1 run on past row 7.
     last = jnp.arange(BATCH), jnp.asarray([7, 7, 2, 7, 1, 4])
-    parts = {"rewards": ("reward", "open_reward"), "discount": ("continuation", "open_continuation"), "q": ("q",)}
-    for field, names in parts.items():
+    known = supervision.valid[:, :-1]
+    counted = {"reward": known | supervision.absorbed[:, :-1, 0], "continuation": known, "q": known}
+    for field, part in (("rewards", "reward"), ("discount", "continuation"), ("q", "q")):
         value = getattr(supervision, field)
-        wrong = 1.0 - value[last] if field == "discount" else value[last] + 1.0
+        # No table says 3: another bin, and 40 nats for each of six rows.
+        wrong = 1.0 - value[last] if field == "discount" else inverse_rescale(jnp.full((BATCH, 2), 3.0))
         metrics = _oracle_loss(supervision.replace(**{field: value.at[last].set(wrong)}))[1][0]
-        # One row in six is wrong by more than 40 nats times at least a tenth.
-        for name in names:
-            assert float(metrics[f"loss_{name}"]) > 0.9 * BATCH * 0.1 * 40 / int(supervision.valid.sum()), name
+        assert float(metrics[f"loss_{part}"]) == pytest.approx(6 * 40 / int(counted[part].sum()), rel=1e-3), part
+        assert part == "q" or float(metrics[f"loss_open_{part}"]) > 1.0, part
 
 
 def test_each_part_counts_what_its_weight_says() -> None:
