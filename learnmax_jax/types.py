@@ -173,7 +173,7 @@ class SearchOutput:
       search_value: `[B, 2]` float32, extrinsic and intrinsic value in scaled units.
       depth_mean: `[B]` float32, mean depth of the nodes that were expanded (root 0, not counted); 0 without search.
       depth_max: `[B]` int32.
-      finite: `[B]` bool, the network's numbers at the root were finite; the action means nothing otherwise.
+      finite: `[B]` bool, all numbers the search read were finite; the action means nothing otherwise.
     """
 
     action: Array
