@@ -182,6 +182,23 @@ def test_readers_see_the_slow_copy_only(trained: tuple[Tokenizer, TokenizerState
     assert float(loss(online)) != float(loss(state))
 
 
+def test_decode_stays_within_grey_levels(trained: tuple[Tokenizer, TokenizerState, jax.Array]) -> None:
+    tokenizer, state, frames = trained
+    loud = jax.tree.map(lambda x: 10.0 * x, state.slow_params["decoder"])
+    pictures = tokenizer.decode(
+        state.replace(slow_params={**state.slow_params, "decoder": loud}), tokenizer.tokenise(state, frames)
+    )
+    assert float(pictures.min()) == 0.0 and float(pictures.max()) == 255.0
+
+
+@pytest.mark.parametrize("quantizer", ["vq_ema", "vq_grad", "fsq", "random"])
+def test_no_buffer_stands_twice_in_a_new_state(quantizer: str) -> None:
+    # Uncompiled, as a caller may use it: a state that shares a buffer cannot be donated.
+    state = make_tokenizer(**(BASE | {"quantizer": quantizer, "num_blocks": 0})).init(jax.random.key(0), sprites(1))
+    leaves = jax.tree.leaves(state)
+    assert len({id(leaf) for leaf in leaves}) == len(leaves)
+
+
 def test_n03_codes_are_those_before_the_update(trained: tuple[Tokenizer, TokenizerState, jax.Array]) -> None:
     tokenizer, state, frames = trained
     _, (aux, _) = tokenizer.loss(state.params, state, jax.random.key(0), frames)
