@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learnmax_jax import config_checks
+from learnmax_jax import config_checks, config_schema
 from learnmax_jax.acting import actor, envs
 from learnmax_jax.acting.actor import ActorState, ActOutput
 from learnmax_jax.exploration import novelty
@@ -25,7 +25,7 @@ from learnmax_jax.models.tokenizer import Tokenizer, make_tokenizer
 from learnmax_jax.models.world_model import ModelParams, WorldModel, make_world_model
 from learnmax_jax.replay.buffer import Replay, ReplayState, make_replay
 from learnmax_jax.search import planner
-from learnmax_jax.types import Array, Batch, Environments, Metrics, SearchOutput, Transition
+from learnmax_jax.types import Array, Batch, Environments, Metrics, SearchOutput, TimeStep, Transition
 
 # Folded into the run's key where the environments are reset for the first time; no int32 step is this number.
 _RESET = 2**31
@@ -126,11 +126,15 @@ def build_player(config: Any) -> Player:
     Raises:
       ValueError: a part refuses its section.
     """
-    environments = envs.make(**config.env)
+    environments = envs.make(**config.env, world=config_schema.optional_section(config, "world"))
     tokenizer = make_tokenizer(observation_shape=environments.observation_shape, **config.tokenizer)
     support = Support(**config.support)
     world_model = make_world_model(
-        tokenizer, num_actions=environments.num_actions, num_bins=support.num_bins, **config.dynamics
+        tokenizer,
+        num_actions=environments.num_actions,
+        action_names=environments.action_names,
+        num_bins=support.num_bins,
+        **config.dynamics,
     )
     returns = config.returns
     plan = partial(
@@ -247,7 +251,11 @@ def _init_learning(agent: Agent, rng_key: Array) -> dict[str, Any]:
 
 def start_actor(player: Player, params: ModelParams, rng_key: Array) -> ActorState:
     """Resets the environments: at the start of a run, and of a resumed one whose emulators are gone."""
-    env_state, time_step = player.environments.reset(rng_key)
+    return actor_at(player, params, *player.environments.reset(rng_key))
+
+
+def actor_at(player: Player, params: ModelParams, env_state: Any, time_step: TimeStep) -> ActorState:
+    """An actor with an empty memory at the environments' reset."""
     window, exploration = player.config.actor.window, player.config.exploration
     memory = actor.init_memory(player.world_model, params, time_step.observation, window=window)
     betas = actor.spread_betas(

@@ -83,7 +83,7 @@ class Evaluator:
         section.search.gumbel_scale, section.search.epsilon = 0.0, 0.0
         section.exploration.num_exploit_envs = num_episodes
         self.player = agents.build_player(config.Settings(section))
-        self._act = jax.jit(partial(_act, self.player))
+        self._act = jax.jit(partial(act_without_counts, self.player))
 
     def play(self, params: ModelParams, rng_key: Array, *, interrupted: Callable[[], bool]) -> Result | None:
         """Plays one episode in each environment.
@@ -135,8 +135,10 @@ class Evaluator:
         )
 
 
-def _act(player: agents.Player, params: ModelParams, state: ActorState, rng_key: Array) -> tuple[ActorState, ActOutput]:
-    """An act phase that counts no visits."""
+def act_without_counts(
+    player: agents.Player, params: ModelParams, state: ActorState, rng_key: Array
+) -> tuple[ActorState, ActOutput]:
+    """An act phase that counts no visits; see actor.act."""
 
     def observe(nothing: tuple[()], observation: Array, first: Array) -> tuple[tuple[()], Array, Array]:
         return nothing, jnp.zeros((observation.shape[0], 2), jnp.uint32), jnp.zeros_like(first)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 Array = jax.Array
@@ -28,7 +29,7 @@ Metrics = dict[str, Array]
 class Probe:
     """What the emulator's RAM tells; evaluation only, nothing learns or acts on it.
 
-    Every field is `[B]` int32; -1 where the environment has no such thing.
+    Every field but the last is `[B]` int32; -1 where the environment has no such thing.
     """
 
     room: Array
@@ -36,6 +37,13 @@ class Probe:
     y: Array
     key: Array  # 1 while the player holds a key
     lives: Array
+    ram: Array  # `[B, 128]` uint8, the console's memory; `[B, 0]` where there is none
+
+    @classmethod
+    def unknown(cls, num_envs: int) -> "Probe":
+        """Of an environment that tells nothing."""
+        none = jnp.full((num_envs,), -1, jnp.int32)
+        return cls(room=none, x=none, y=none, key=none, lives=none, ram=jnp.zeros((num_envs, 0), jnp.uint8))
 
 
 @struct.dataclass
@@ -196,6 +204,7 @@ class Environments:
       num_actions: A; actions are int32 in [0, A).
       action_names: A names, for pictures.
       observation_shape: (H, W, C).
+      observation_levels: the observation's integers are below this; 256 for frames.
       frames_per_step: emulator frames an action lasts; 1 for worlds.
       restorable: the state may be put in a checkpoint and continued exactly; otherwise
         a resumed run starts new episodes.
@@ -207,6 +216,7 @@ class Environments:
     num_actions: int
     action_names: tuple[str, ...]
     observation_shape: tuple[int, int, int]
+    observation_levels: int
     frames_per_step: int
     restorable: bool
     reset: Callable[[Array], tuple[Any, TimeStep]]

@@ -57,7 +57,14 @@ def phase(
         first_visit=filled(False, bool),
     )
     unread = filled(-1, np.int32)
-    probe = Probe(room=filled(room, np.int32), x=unread, y=unread, key=filled(key, np.int32), lives=unread)
+    probe = Probe(
+        room=filled(room, np.int32),
+        x=unread,
+        y=unread,
+        key=filled(key, np.int32),
+        lives=unread,
+        ram=np.zeros((*unread.shape, 0), np.uint8),
+    )
     return ActOutput(rows, nothing, probe, nothing, unread, filled(True, bool))
 
 

@@ -13,7 +13,7 @@ and every pool lives as long as the process, at about 1 MB an environment. Who r
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS, emulator_acti
 from learnmax_jax.acting.backends import FRAME_SIZE, FRAME_SKIP, EmulatorState, Frame
 from learnmax_jax.acting.probes import probe_ram
 from learnmax_jax.types import Array, Environments, TimeStep
-from learnmax_jax.worlds import scripted
+from learnmax_jax.worlds import deep_sea, key_door, scripted, sprites, table
 
 __all__ = ["ACTION_NAMES", "ACTION_SETS", "BACKENDS", "PROTOCOLS", "WORLDS", "EmulatorState", "check", "make"]
 
@@ -44,7 +44,13 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     },
 }
 
-WORLDS: dict[str, Callable[..., Environments]] = {"scripted": scripted.make}
+WORLDS: dict[str, Callable[..., Environments]] = {
+    "scripted": scripted.make,
+    "table": table.make,
+    "key_door": key_door.make,
+    "deep_sea": deep_sea.make,
+    "sprites": sprites.make,
+}
 
 
 def check(
@@ -112,6 +118,7 @@ def make(
     action_set: int,
     max_episode_steps: int,
     zero_discount_on_life_loss: bool,
+    world: Mapping[str, Any] | None = None,
 ) -> Environments:
     """Makes B environments behind one signature.
 
@@ -122,17 +129,18 @@ def make(
     Args:
       backend: `xla`, `callback`, `host` or `world`.
       game: EnvPool's Atari id, e.g. `MontezumaRevenge-v5`; for `world` a name in `WORLDS`, which
-        has its own actions and episodes: only num_envs reaches it.
+        has its own actions and episodes: only num_envs and `world` reach it.
       num_envs: B.
       num_threads: EnvPool's threads; 0 for one a core. Changes the speed only.
       protocol: `standard` (sticky actions, random start) or `deterministic`.
       action_set: A, one of `ACTION_SETS`.
       max_episode_steps: steps (not frames) after which an episode is truncated.
       zero_discount_on_life_loss: a lost life has discount 0; the episode goes on.
+      world: the other arguments of the world's own `make`; for `world` only.
     Returns:
       Environments; only worlds are restorable.
     Raises:
-      ValueError: as `check`.
+      ValueError: as `check`; or the world refuses an argument, named as it stands in its `make`.
     """
     check(
         backend=backend,
@@ -145,7 +153,9 @@ def make(
         zero_discount_on_life_loss=zero_discount_on_life_loss,
     )
     if backend == "world":
-        return WORLDS[game](num_envs=num_envs)
+        return WORLDS[game](num_envs=num_envs, **(world or {}))
+    if world:
+        raise ValueError(f"world={dict(world)}: {game} is an emulator. Allowed: env.backend=world. Nearest: none")
     if backend == "xla" and jax.default_backend() not in ("cpu", "gpu"):
         raise ValueError(f"env.backend=xla: EnvPool has no {jax.default_backend()} code. Allowed: callback, host")
 
@@ -172,6 +182,7 @@ def make(
         num_actions=action_set,
         action_names=ACTION_SETS[action_set],
         observation_shape=(FRAME_SIZE, FRAME_SIZE, 1),
+        observation_levels=256,
         frames_per_step=FRAME_SKIP,
         restorable=False,
         reset=reset,

@@ -19,11 +19,11 @@ def probe_ram(game: str, ram: Any, lives: Any) -> Probe:
       ram: `[B, 128]` uint8, the console's memory.
       lives: `[B]` int32.
     Returns:
-      Probe of `[B]` int32 fields; room, x, y and key are -1 for other games.
+      Probe; room, x, y and key are -1 for other games.
     """
     if game != "MontezumaRevenge-v5":
         unknown = ram[:, 0].astype("int32") * 0 - 1
-        return Probe(room=unknown, x=unknown, y=unknown, key=unknown, lives=lives)
+        return Probe(room=unknown, x=unknown, y=unknown, key=unknown, lives=lives, ram=ram)
     memory = ram.astype("int32")
     return Probe(
         room=memory[:, _ROOM],
@@ -31,4 +31,5 @@ def probe_ram(game: str, ram: Any, lives: Any) -> Probe:
         y=memory[:, _Y],
         key=(memory[:, _INVENTORY] >> _KEY_BIT) & 1,
         lives=lives,
+        ram=ram,
     )

@@ -128,11 +128,50 @@ def update(
     """
     target_key, loss_key, tokenizer_key, codebook_key = jax.random.split(rng_key, 4)
     supervision = supervise(state.target_model, batch, novelty, target_key, betas)
+    learned, priorities, metrics = update_model(
+        state,
+        supervision,
+        loss_key,
+        world_model=world_model,
+        support=support,
+        optimizer=optimizer,
+        loss_weights=loss_weights,
+        unroll_steps=unroll_steps,
+        num_unrolls=num_unrolls,
+        target_decay=target_decay,
+    )
+    learned, tokenizer_metrics = update_tokenizer(
+        learned, observation, tokenizer_key, codebook_key, tokenizer=tokenizer, tokenizer_optimizer=tokenizer_optimizer
+    )
+    metrics |= tokenizer_metrics
+    finite = metrics.pop("model_finite") & metrics.pop("tokenizer_finite")
+    metrics["finite"] = finite.astype(jnp.float32)
+    return learned.replace(num_updates=state.num_updates + 1), priorities, metrics
+
+
+def update_model(
+    state: TrainState,
+    supervision: Supervision,
+    rng_key: Array,
+    *,
+    world_model: WorldModel,
+    support: Support,
+    optimizer: optax.GradientTransformation,
+    loss_weights: LossWeights,
+    unroll_steps: int,
+    num_unrolls: int,
+    target_decay: float,
+) -> tuple[TrainState, Array, Metrics]:
+    """One gradient step of the world model; arguments as of `update`.
+
+    Returns:
+      (TrainState, priorities `[B]`, metrics; `model_finite` bool among them).
+    """
     gradient, (metrics, priorities) = jax.grad(world_model_loss, has_aux=True)(
         state.network,
         state.model,
         supervision,
-        loss_key,
+        rng_key,
         world_model=world_model,
         support=support,
         weights=loss_weights,
@@ -141,32 +180,44 @@ def update(
     )
     changes, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.network)
     network = optax.apply_updates(state.network, changes)
-
-    tokenizer_gradient, (aux, tokenizer_metrics) = jax.grad(_tokenizer_loss, has_aux=True)(
-        state.tokenizer.params, state.tokenizer, tokenizer_key, observation, tokenizer
-    )
-    changes, tokenizer_optimizer_state = tokenizer_optimizer.update(
-        tokenizer_gradient, state.tokenizer_optimizer_state, state.tokenizer.params
-    )
-    tokenizer_params = optax.apply_updates(state.tokenizer.params, changes)
-
-    gradient_norm, tokenizer_gradient_norm = optax.tree.norm(gradient), optax.tree.norm(tokenizer_gradient)
-    metrics |= tokenizer_metrics | {
-        "gradient_norm": gradient_norm,
-        "tokenizer_gradient_norm": tokenizer_gradient_norm,
-        "finite": (
-            jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm) & jnp.isfinite(tokenizer_gradient_norm)
-        ).astype(jnp.float32),
-    }
-    state = TrainState(
+    norm = optax.tree.norm(gradient)
+    metrics |= {"gradient_norm": norm, "model_finite": jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)}
+    state = state.replace(
         network=network,
         target_network=optax.incremental_update(network, state.target_network, 1.0 - target_decay),
         optimizer_state=optimizer_state,
-        tokenizer=tokenizer.update(state.tokenizer, tokenizer_params, aux, codebook_key),
-        tokenizer_optimizer_state=tokenizer_optimizer_state,
-        num_updates=state.num_updates + 1,
     )
     return state, priorities, metrics
+
+
+def update_tokenizer(
+    state: TrainState,
+    observation: Array,
+    loss_key: Array,
+    codebook_key: Array,
+    *,
+    tokenizer: Tokenizer,
+    tokenizer_optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """One gradient step of the tokenizer on frames `[M, H, W, C]` uint8.
+
+    Returns:
+      (TrainState, metrics; `tokenizer_finite` bool among them).
+    """
+    gradient, (aux, metrics) = jax.grad(_tokenizer_loss, has_aux=True)(
+        state.tokenizer.params, state.tokenizer, loss_key, observation, tokenizer
+    )
+    changes, optimizer_state = tokenizer_optimizer.update(
+        gradient, state.tokenizer_optimizer_state, state.tokenizer.params
+    )
+    params = optax.apply_updates(state.tokenizer.params, changes)
+    norm = optax.tree.norm(gradient)
+    metrics |= {"tokenizer_gradient_norm": norm, "tokenizer_finite": jnp.isfinite(norm)}
+    state = state.replace(
+        tokenizer=tokenizer.update(state.tokenizer, params, aux, codebook_key),
+        tokenizer_optimizer_state=optimizer_state,
+    )
+    return state, metrics
 
 
 def _tokenizer_loss(

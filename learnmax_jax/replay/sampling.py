@@ -76,10 +76,6 @@ def gather_windows(
 ) -> tuple[Transition, Array]:
     """Gathers rows start .. start + L and pads what lies behind `end`.
 
-    A row at `end` that is followed by padding cannot be trained on, since the observation after
-    it is not stored (a running episode's newest row, or one that a resume broke off): it is
-    given out as a final observation, with `valid` False, `last` False, reward 0, discount 1.
-
     Returns:
       Transition `[B, L + 1, ...]` and mask `[B, L + 1]` bool, as types.Batch says.
     """
@@ -87,8 +83,22 @@ def gather_windows(
     taken = jnp.minimum(time, end[:, None])
     window = jax.tree.map(lambda ring: take(ring, index.environment[:, None], taken), rows)
     is_padding = time > end[:, None]
+    return pad(window, is_padding), ~is_padding
+
+
+def pad(window: Transition, is_padding: Array) -> Transition:
+    """Makes a window's repeated rows padding, and the row before them a final observation.
+
+    A row at the stored end that is followed by padding cannot be trained on, since the observation after
+    it is not stored (a running episode's newest row, or one that a resume broke off): it is
+    given out as a final observation, with `valid` False, `last` False, reward 0, discount 1.
+
+    Args:
+      window: Transition `[B, L + 1, ...]`, the last stored row repeated.
+      is_padding: `[B, L + 1]` bool, the row is such a repetition.
+    """
     has_no_next = jnp.concatenate([is_padding[:, 1:], is_padding[:, -1:]], axis=1)
-    window = window.replace(
+    return window.replace(
         reward=jnp.where(has_no_next, 0.0, window.reward),
         discount=jnp.where(is_padding, 0.0, jnp.where(has_no_next, 1.0, window.discount)),
         first=window.first & ~is_padding,
@@ -96,7 +106,6 @@ def gather_windows(
         valid=window.valid & ~has_no_next,
         first_visit=window.first_visit & ~is_padding,
     )
-    return window, ~is_padding
 
 
 def draw_observations(rows: Transition, num_added: Array, rng_key: Array, num_candidates: int) -> tuple[Array, Array]:

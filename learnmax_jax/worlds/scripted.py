@@ -94,14 +94,13 @@ def make(
     environment = jnp.arange(num_envs, dtype=jnp.int32)
 
     def answer(state: ScriptedState, reward: Array, discount: Array) -> TimeStep:
-        unknown = jnp.full((num_envs,), -1, jnp.int32)
         return TimeStep(
             observation=draw(environment, state.episode, state.step, size=size),
             reward=reward,
             discount=discount,
             first=state.step == 0,
             last=state.ended,
-            probe=Probe(room=unknown, x=unknown, y=unknown, key=unknown, lives=unknown),
+            probe=Probe.unknown(num_envs),
         )
 
     def reset(rng_key: Array) -> tuple[ScriptedState, TimeStep]:
@@ -130,6 +129,7 @@ def make(
         num_actions=num_actions,
         action_names=tuple(str(action) for action in range(num_actions)),
         observation_shape=(size, size, 1),
+        observation_levels=256,
         frames_per_step=1,
         restorable=True,
         reset=jax.jit(reset),

@@ -92,14 +92,13 @@ def make(
             raise ValueError(f"{name}={value}: out of range. Allowed: [{low}, {high}]. Nearest: {nearest}")
 
     def answer(state: TableState, reward: Array) -> TimeStep:
-        unknown = jnp.full((num_envs,), -1, jnp.int32)
         return TimeStep(
             observation=draw(state.state, num_digits=num_digits, base=base),
             reward=reward,
             discount=jnp.ones((num_envs,), jnp.float32),
             first=state.step == 0,
             last=state.ended,
-            probe=Probe(room=unknown, x=unknown, y=unknown, key=unknown, lives=unknown),
+            probe=Probe.unknown(num_envs),
         )
 
     def draw_start(rng_key: Array) -> tuple[Array, Array]:
@@ -136,6 +135,7 @@ def make(
         num_actions=num_actions,
         action_names=tuple(str(action) for action in range(num_actions)),
         observation_shape=(1, 1, num_digits),
+        observation_levels=base,
         frames_per_step=1,
         restorable=True,
         reset=jax.jit(reset),

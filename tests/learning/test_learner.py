@@ -177,9 +177,9 @@ def test_targets_come_from_the_target_network_and_leave_it_alone(state: TrainSta
     batch, novelty = _batch(2)
 
     @jax.jit
-    def gradient(target_network: Any, slow_params: Any) -> Any:
-        def loss(target_network: Any, slow_params: Any) -> tuple[Array, Array]:
-            tokenizer = state.tokenizer.replace(slow_params=slow_params)
+    def gradient(target_network: Any, slow: Any) -> Any:
+        def loss(target_network: Any, slow: Any) -> tuple[Array, Array]:
+            tokenizer = state.tokenizer.replace(slow_params=slow[0], slow_quantizer=slow[1])
             supervision = SUPERVISE(
                 ModelParams(network=target_network, tokenizer=tokenizer),
                 batch,
@@ -200,14 +200,20 @@ def test_targets_come_from_the_target_network_and_leave_it_alone(state: TrainSta
             )
             return total, supervision.values
 
-        return jax.grad(loss, argnums=(0, 1), has_aux=True)(target_network, slow_params)
+        return jax.grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)(target_network, slow)
 
-    gradients, values = gradient(state.target_network, state.tokenizer.slow_params)
+    slow = (state.tokenizer.slow_params, state.tokenizer.slow_quantizer)
+    gradients, values = gradient(state.target_network, slow)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
-        assert not np.any(leaf), jax.tree_util.keystr(path)
+        assert leaf.dtype == jax.dtypes.float0 or not np.any(leaf), jax.tree_util.keystr(path)
     # Yet the targets are its word.
-    _, others = gradient(state.network, state.tokenizer.slow_params)
+    _, others = gradient(state.network, slow)
     assert not np.array_equal(values, others)
+    # As `update` asks for it.
+    frames = _frames(12, NUM_FRAMES)
+    after, _, _ = _step(state, batch, novelty, frames)
+    otherwise, _, _ = _step(state.replace(target_network=state.network), batch, novelty, frames)
+    assert not _same(after.network, otherwise.network)
 
 
 def test_f14_a_nan_is_told_and_leaves_a_mark_where_it_is_a_transitions(state: TrainState) -> None:
