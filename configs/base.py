@@ -68,6 +68,9 @@ def get_config() -> ConfigDict:
                 "mlp_width": 512,
                 "head_width": 256,
                 "code_input": "learned",  # the notes found it far better than the quantised vectors
+                "action_input": "sum",  # onto every token, as the notes did; "token": a slot of its own
+                "action_embedding": "atomic",  # a vector each; "compositional": the sum of the joystick's switches
+                "token_position": "learned",  # in the frame, by reading order (Reed et al. 2022)
                 "feedback": "expected",  # differentiable; what `step` feeds back for a predicted frame
                 "num_outcomes": 0,  # chance codes; 0: none
             },

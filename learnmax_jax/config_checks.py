@@ -95,7 +95,7 @@ def _check_updates(config: Any) -> None:
 
 def _check_rooms(config: Any) -> None:
     """Asks the rooms themselves: building their parts allocates and compiles nothing."""
-    from learnmax_jax.acting import envs
+    from learnmax_jax.acting import actions, envs
     from learnmax_jax.models.support import Support
     from learnmax_jax.models.tokenizer import make_tokenizer
     from learnmax_jax.models.world_model import make_world_model
@@ -103,16 +103,22 @@ def _check_rooms(config: Any) -> None:
 
     with _section("env"):
         envs.check(**config.env)
-        shape, num_actions = (envs.FRAME_SIZE, envs.FRAME_SIZE, 1), config.env.action_set
+        shape, action_names = (envs.FRAME_SIZE, envs.FRAME_SIZE, 1), actions.ACTION_SETS[config.env.action_set]
         if config.env.backend == "world":
             world = envs.make(**config.env)
-            shape, num_actions = world.observation_shape, world.num_actions
+            shape, action_names = world.observation_shape, world.action_names
     with _section("support"):
         support = Support(**config.support)
     with _section("tokenizer"):
         tokenizer = make_tokenizer(observation_shape=shape, **config.tokenizer)
     with _section("dynamics"):
-        make_world_model(tokenizer, num_actions=num_actions, num_bins=support.num_bins, **config.dynamics)
+        make_world_model(
+            tokenizer,
+            num_actions=len(action_names),
+            action_names=action_names,
+            num_bins=support.num_bins,
+            **config.dynamics,
+        )
     with _section("replay"):
         make_replay(
             num_envs=config.env.num_envs,

@@ -1,10 +1,11 @@
 """Causal transformer over frame blocks, with K/V of a shared context and of a tree path.
 
 A frame is a block of N tokens; every token of a block sees all tokens of its own and of
-earlier frames of the episode (frame-causal), with rotary positions over time. The same
-weights serve three calls: `context` (a whole window in one pass), `extend` (one more real
-frame) and `imagine` (one more predicted frame, whose K/V go to the node's own path and
-never into the context that all nodes of a tree share).
+earlier frames of the episode (frame-causal), with rotary positions over time. Where the
+action has a slot of its own the block is M = N + 1 wide, else M = N; latents are always
+those of the frame's N tokens. The same weights serve three calls: `context` (a whole window
+in one pass), `extend` (one more real frame) and `imagine` (one more predicted frame, whose
+K/V go to the node's own path and never into the context that all nodes of a tree share).
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from learnmax_jax.models.code_tables import whiten
+from learnmax_jax.models.joystick import BITS
 from learnmax_jax.types import Array
 
 MASKED = -1e9
@@ -25,7 +28,7 @@ class Context:
     """K/V of the real frames of a window; read-only within a search.
 
     Attributes:
-      keys, values: a layer each, `[B, heads, S, N, head_dim]`, rotated by absolute position in the window.
+      keys, values: a layer each, `[B, heads, S, M, head_dim]`, rotated by absolute position in the window.
       start: `[B]` int32, position of the first frame of the running episode.
       length: `[B]` int32; the frames start <= position < length are visible.
     """
@@ -43,7 +46,7 @@ class Node:
     Attributes:
       latent: `[B, N, D]`, the transformer's output at the moment's block.
       codes: `[B, N, G, V]` float, distribution of the moment's codes (one-hot if observed).
-      path_keys, path_values: a layer each, `[B, heads, P, N, head_dim]`, of the imagined frames since the root.
+      path_keys, path_values: a layer each, `[B, heads, P, M, head_dim]`, of the imagined frames since the root.
       depth: `[B]` int32, how many of the P slots are filled.
     """
 
@@ -122,7 +125,11 @@ class Dynamics(nn.Module):
     Attributes:
       num_tokens, num_groups, num_codes, num_actions: N, G, V, A.
       width, num_layers, num_heads, mlp_width: of the transformer.
-      code_input: "learned" table, "quantised" codebook vectors, or "both" (gated sum).
+      code_input: "learned" table, "quantised" codebook vectors, "whitened" ones, or "both" (first two, gated).
+      action_input: "sum" adds the action that led here to every token; "token" gives it a slot behind them.
+      action_bits: which of the joystick's BITS each action closes, to embed it as their sum; None: a vector each.
+      token_position: "learned" vector a token, "rows_columns" (a vector a row plus one a column), or "none".
+      grid: (rows, columns) of the patches, of which a whole-frame token may stand in front; used by "rows_columns".
     """
 
     num_tokens: int
@@ -134,11 +141,15 @@ class Dynamics(nn.Module):
     num_heads: int
     mlp_width: int
     code_input: str
+    action_input: str
+    action_bits: tuple[tuple[int, ...], ...] | None
+    token_position: str
+    grid: tuple[int, int]
 
     def setup(self) -> None:
         table = (self.num_groups, self.num_codes, self.width)
         spread = nn.initializers.normal(self.num_groups**-0.5)
-        if self.code_input != "quantised":
+        if self.code_input in ("learned", "both"):
             self.learned_codes = self.param("learned_codes", spread, table)
         if self.code_input != "learned":
             self.quantised_codes = nn.DenseGeneral(
@@ -146,27 +157,63 @@ class Dynamics(nn.Module):
             )
         if self.code_input == "both":
             self.code_gate = self.param("code_gate", nn.initializers.zeros, (self.width,))
-        # Row A stands for "no action yet": the first frame of an episode.
-        self.actions = self.param("actions", nn.initializers.normal(0.5), (self.num_actions + 1, self.width))
-        self.token_position = self.param("token_position", nn.initializers.normal(0.02), (self.num_tokens, self.width))
+        # The last row stands for "no action yet": the first frame of an episode.
+        self.actions = self.param(
+            "actions" if self.action_bits is None else "joystick",
+            nn.initializers.normal(0.5),
+            (1 + (self.num_actions if self.action_bits is None else len(BITS)), self.width),
+        )
+        self._setup_position()
         self.blocks = [
             Block(self.num_heads, self.mlp_width, self.width, name=f"block_{i}") for i in range(self.num_layers)
         ]
         self.final_norm = nn.RMSNorm()
 
+    def _setup_position(self) -> None:
+        small = nn.initializers.normal(0.02)
+        if self.token_position == "learned":
+            self.positions = self.param("token_position", small, (self.num_tokens, self.width))
+        if self.token_position == "rows_columns":
+            rows, columns = self.grid
+            self.rows = self.param("row_position", small, (rows, self.width))
+            self.columns = self.param("column_position", small, (columns, self.width))
+            if self.num_tokens > rows * columns:
+                self.anchor = self.param("anchor_position", small, (1, self.width))
+
+    def position_table(self) -> Array:
+        """What its place in the frame adds to each token: `[N, D]`."""
+        if self.token_position == "learned":
+            return self.positions
+        if self.token_position == "none":
+            return jnp.zeros((self.num_tokens, self.width))
+        patches = (self.rows[:, None] + self.columns[None]).reshape(-1, self.width)
+        anchored = self.num_tokens > patches.shape[0]
+        return jnp.concatenate([self.anchor, patches]) if anchored else patches
+
+    def action_table(self) -> Array:
+        """What each action adds, and last what "no action yet" adds: `[A + 1, D]`."""
+        if self.action_bits is None:
+            return self.actions
+        return jnp.concatenate([jnp.asarray(self.action_bits, jnp.float32) @ self.actions[:-1], self.actions[-1:]])
+
     def code_table(self, code_vectors: Array) -> Array:
         """What each code adds to its token: `[G, V, D]`, from the tokenizer's `code_vectors [G, V, d]`."""
         if self.code_input == "learned":
             return self.learned_codes
-        quantised = self.quantised_codes(jax.lax.stop_gradient(code_vectors))
-        if self.code_input == "quantised":
+        code_vectors = jax.lax.stop_gradient(code_vectors)
+        quantised = self.quantised_codes(whiten(code_vectors) if self.code_input == "whitened" else code_vectors)
+        if self.code_input != "both":
             return quantised
         return self.learned_codes + jnp.tanh(self.code_gate)[None, None] * quantised
 
     def _embed(self, code_sum: Array, action: Array) -> Array:
-        """Token inputs `[..., N, D]` from summed code embeddings and the action that led here `[...]`."""
-        position = self.token_position.reshape((1,) * (code_sum.ndim - 2) + self.token_position.shape)
-        return code_sum + self.actions[action][..., None, :] + position
+        """Block inputs `[..., M, D]` from summed code embeddings `[..., N, D]` and the action that led here `[...]`."""
+        table = self.position_table()
+        position = table.reshape((1,) * (code_sum.ndim - 2) + table.shape)
+        led_here = self.action_table()[action][..., None, :]
+        if self.action_input == "token":
+            return jnp.concatenate([code_sum + position, led_here], axis=-2)
+        return code_sum + led_here + position
 
     def _embed_codes(self, table: Array, codes: Array) -> Array:
         """`codes [..., N, G]` int to summed embeddings `[..., N, D]`."""
@@ -189,13 +236,13 @@ class Dynamics(nn.Module):
           (Context with length T, latents `[B, T, N, D]`).
         """
         chex.assert_rank([codes, action, first], [4, 2, 2])
-        batch, time, tokens, _ = codes.shape
         x = self._embed(self._embed_codes(self.code_table(code_vectors), codes), action)
-        x = x.reshape(batch, time * tokens, self.width)
-        frame = jnp.repeat(jnp.arange(time), tokens)
-        episode = jnp.repeat(jnp.cumsum(first, axis=1), tokens, axis=1)
+        batch, time, slots, _ = x.shape
+        x = x.reshape(batch, time * slots, self.width)
+        frame = jnp.repeat(jnp.arange(time), slots)
+        episode = jnp.repeat(jnp.cumsum(first, axis=1), slots, axis=1)
         visible = (frame[None, :, None] >= frame[None, None, :]) & (episode[:, :, None] == episode[:, None, :])
-        position = jnp.broadcast_to(frame[None], (batch, time * tokens))
+        position = jnp.broadcast_to(frame[None], (batch, time * slots))
         keys, values = [], []
         for block in self.blocks:
             query, key, value = block.project(x, position)
@@ -205,12 +252,12 @@ class Dynamics(nn.Module):
         pad = ((0, 0), (0, 0), (0, capacity - time), (0, 0), (0, 0))
 
         def cache(parts: list[Array]) -> tuple[Array, ...]:
-            return tuple(jnp.pad(part.reshape(*part.shape[:2], time, tokens, part.shape[-1]), pad) for part in parts)
+            return tuple(jnp.pad(part.reshape(*part.shape[:2], time, slots, part.shape[-1]), pad) for part in parts)
 
         start = jnp.max(jnp.where(first, jnp.arange(time, dtype=jnp.int32)[None], 0), axis=1, initial=0)
         length = jnp.full((batch,), time, jnp.int32)
-        latents = self.final_norm(x).reshape(batch, time, tokens, self.width)
-        return Context(cache(keys), cache(values), start, length), latents
+        latents = self.final_norm(x).reshape(batch, time, slots, self.width)
+        return Context(cache(keys), cache(values), start, length), latents[:, :, : self.num_tokens]
 
     def _advance(
         self,
@@ -220,25 +267,25 @@ class Dynamics(nn.Module):
         path_values: tuple[Array, ...],
         depth: Array,
     ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-        """Runs one block `x [B, N, D]` that sees the context, `depth [B]` path frames and itself.
+        """Runs one block `x [B, M, D]` that sees the context, `depth [B]` path frames and itself.
 
-        Returns (latent `[B, N, D]`, keys a layer each `[B, heads, N, head_dim]`, values alike).
+        Returns (latent `[B, N, D]`, keys a layer each `[B, heads, M, head_dim]`, values alike).
         """
-        batch, tokens, _ = x.shape
+        batch, slots, _ = x.shape
         at = jnp.arange(context.keys[0].shape[2], dtype=jnp.int32)[None]
         in_context = (at >= context.start[:, None]) & (at < context.length[:, None])
         in_path = jnp.arange(path_keys[0].shape[2], dtype=jnp.int32)[None] < depth[:, None]
 
         def visible(frames: Array) -> Array:
-            by_token = jnp.repeat(frames, tokens, axis=1)
-            return jnp.broadcast_to(by_token[:, None], (batch, tokens, by_token.shape[1]))
+            by_slot = jnp.repeat(frames, slots, axis=1)
+            return jnp.broadcast_to(by_slot[:, None], (batch, slots, by_slot.shape[1]))
 
         def flat(cache: Array) -> Array:
             return cache.reshape(*cache.shape[:2], cache.shape[2] * cache.shape[3], cache.shape[4])
 
         context_visible, path_visible = visible(in_context), visible(in_path)
-        itself = jnp.ones((batch, tokens, tokens), bool)
-        position = jnp.broadcast_to((context.length + depth)[:, None], (batch, tokens))
+        itself = jnp.ones((batch, slots, slots), bool)
+        position = jnp.broadcast_to((context.length + depth)[:, None], (batch, slots))
         new_keys, new_values = [], []
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(x, position)
@@ -253,7 +300,7 @@ class Dynamics(nn.Module):
             x = block.finish(x, attended)
             new_keys.append(key)
             new_values.append(value)
-        return self.final_norm(x), tuple(new_keys), tuple(new_values)
+        return self.final_norm(x)[:, : self.num_tokens], tuple(new_keys), tuple(new_values)
 
     def extend(
         self, context: Context, codes: Array, action: Array, first: Array, code_vectors: Array
@@ -305,7 +352,7 @@ class Dynamics(nn.Module):
 
 
 def _write(caches: tuple[Array, ...], blocks: tuple[Array, ...], at: Array) -> tuple[Array, ...]:
-    """Puts `block [B, heads, N, head_dim]` at frame `at [B]` of `cache [B, heads, S, N, head_dim]`, layer by layer."""
+    """Puts `block [B, heads, M, head_dim]` at frame `at [B]` of `cache [B, heads, S, M, head_dim]`, layer by layer."""
     here = jnp.arange(caches[0].shape[2], dtype=jnp.int32)[None] == at[:, None]
     here = here[:, None, :, None, None]
     return tuple(jnp.where(here, block[:, :, None], cache) for cache, block in zip(caches, blocks, strict=True))

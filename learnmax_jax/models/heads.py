@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from learnmax_jax.models.joystick import BITS
 from learnmax_jax.types import Array, Outcome, Prediction
 
 NUM_VALUES = 3  # extrinsic, intrinsic, short-horizon extrinsic
@@ -42,7 +43,8 @@ class TransitionHead(nn.Module):
     """A gated MLP of (latent, action): reward, novelty, continuation and the next codes.
 
     Next codes are predicted as a change on the present ones: each group's logits are new
-    evidence plus a learned push towards the code it already has.
+    evidence plus a learned push towards the code it already has. Where `action_bits` tells
+    which of the joystick's BITS each action closes, an action is embedded as their sum.
     """
 
     num_actions: int
@@ -51,11 +53,15 @@ class TransitionHead(nn.Module):
     num_bins: int
     num_outcomes: int
     head_width: int
+    action_bits: tuple[tuple[int, ...], ...] | None
 
     def setup(self) -> None:
         zeros = nn.initializers.zeros
         self.from_latent = nn.Dense(2 * self.head_width)
-        self.from_action = nn.Embed(self.num_actions, 2 * self.head_width)
+        if self.action_bits is None:
+            self.from_action = nn.Embed(self.num_actions, 2 * self.head_width)
+        else:
+            self.from_joystick = nn.Embed(len(BITS), 2 * self.head_width)
         self.reward = nn.Dense(self.num_bins, kernel_init=zeros)
         self.intrinsic = nn.Dense(self.num_bins, kernel_init=zeros)
         # Episodes are long: an untrained model should expect to live on.
@@ -67,6 +73,12 @@ class TransitionHead(nn.Module):
             self.prior = nn.Dense(self.num_outcomes, kernel_init=zeros)
             self.posterior_hidden = nn.Dense(self.head_width)
             self.posterior = nn.Dense(self.num_outcomes)
+
+    def _of_action(self, action: Array) -> Array:
+        """What `action [B]` adds to every token's hidden units, `[B, 2 * head_width]`."""
+        if self.action_bits is None:
+            return self.from_action(action)
+        return (jnp.asarray(self.action_bits, jnp.float32) @ self.from_joystick.embedding)[action]
 
     def _gated(self, x: Array) -> Array:
         gate, value = jnp.split(x, 2, axis=-1)
@@ -81,7 +93,7 @@ class TransitionHead(nn.Module):
           codes: `[B, N, G, V]` float, the present codes' distribution.
           chance: `[B, O]` one-hot of which outcome came; None takes the prior's most likely.
         """
-        mixed = self.from_latent(latent) + self.from_action(action)[:, None]
+        mixed = self.from_latent(latent) + self._of_action(action)[:, None]
         if self.num_outcomes:
             chance_logits = self.prior(self._gated(mixed.mean(axis=1)))
             if chance is None:
@@ -102,6 +114,6 @@ class TransitionHead(nn.Module):
 
     def infer_chance(self, latent: Array, action: Array, next_embedding: Array) -> Array:
         """Posterior logits `[B, O]` of which outcome came, from the next frame's embedding `[B, D]`."""
-        mixed = self._gated(self.from_latent(latent) + self.from_action(action)[:, None]).mean(axis=1)
+        mixed = self._gated(self.from_latent(latent) + self._of_action(action)[:, None]).mean(axis=1)
         hidden = jax.nn.silu(self.posterior_hidden(jnp.concatenate([mixed, next_embedding], axis=-1)))
         return self.posterior(hidden)

@@ -56,6 +56,8 @@ class Tokenizer:
       num_groups: G, codes a token.
       num_codes: V, codes a group.
       code_dim: D of a code vector.
+      grid: (rows, columns) of the tokens that stand for patches, in reading order behind a whole-frame token if there
+        is one; (0, 0) where that is the only one.
       init: (rng_key, example frames) -> TokenizerState.
       tokenise: (state, frames) -> codes `[B, N, G]` int32, by the slow copy.
       decode: (state, codes `[B, N, G]`) -> `[B, H, W, C]` float32 in 0..255, by the slow copy.
@@ -69,6 +71,7 @@ class Tokenizer:
     num_groups: int
     num_codes: int
     code_dim: int
+    grid: tuple[int, int]
     init: Callable[[Array, Array], TokenizerState]
     tokenise: Callable[[TokenizerState, Array], Array]
     decode: Callable[[TokenizerState, Array], Array]
@@ -211,6 +214,7 @@ def make_tokenizer(
         num_groups=num_groups,
         num_codes=num_codes,
         code_dim=code_dim,
+        grid=(0, 0) if layout == "frame" else (height // patch_size, width_pixels // patch_size),
         init=partial(_init, parts),
         tokenise=partial(_tokenise, parts),
         decode=partial(_decode, parts),

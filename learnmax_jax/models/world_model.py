@@ -6,19 +6,27 @@ targets pass their moving average.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from learnmax_jax.models import joystick
 from learnmax_jax.models.dynamics import Context, Dynamics, Node
 from learnmax_jax.models.heads import PredictionHead, TransitionHead
 from learnmax_jax.models.tokenizer import Tokenizer, TokenizerState
 from learnmax_jax.types import Array, Outcome, Params, Prediction
+
+CODE_INPUTS = ("learned", "quantised", "whitened", "both")
+ACTION_INPUTS = ("sum", "token")
+ACTION_EMBEDDINGS = ("atomic", "compositional")
+TOKEN_POSITIONS = ("learned", "rows_columns", "none")
+FEEDBACKS = ("expected", "argmax")
 
 
 @struct.dataclass
@@ -64,6 +72,9 @@ class Network(nn.Module):
         embedding = self.dynamics._embed_codes(self.dynamics.code_table(code_vectors), codes).mean(axis=1)
         return self.transition.infer_chance(latent, action, embedding)
 
+    def code_table(self, code_vectors: Array) -> Array:
+        return self.dynamics.code_table(code_vectors)
+
     def everything(self, codes: Array, code_vectors: Array) -> Array:
         """Touches every parameter once, for `init`; `codes [B, N, G]`."""
         batch = codes.shape[0]
@@ -94,9 +105,12 @@ class WorldModel:
       outcome: (params, Node, action `[B]`, chance `[B, O]` or None) -> Outcome.
       step: (params, Context, Node, action `[B]`, chance) -> (Node, Outcome); what a tree's edge and
         the open-loop loss both call.
+      imagine: (params, Context, Node, codes `[B, N, G, V]` float, action `[B]`) -> Node; `step` with the next frame's
+        codes told.
       unroll: (params, Context, Node, actions `[B, K]`, chance `[B, K, O]` or None) -> (Node, latents
         `[B, K, N, D]`, Outcome `[B, K, ...]`).
       infer_chance: (params, latent, action, next codes `[B, N, G]`) -> posterior logits `[B, O]`.
+      code_table: params -> `[G, V, D]`, what each code adds to its token.
     """
 
     num_actions: int
@@ -110,8 +124,10 @@ class WorldModel:
     predict: Callable
     outcome: Callable
     step: Callable
+    imagine: Callable
     unroll: Callable
     infer_chance: Callable
+    code_table: Callable
 
 
 def make_world_model(
@@ -125,8 +141,12 @@ def make_world_model(
     mlp_width: int,
     head_width: int,
     code_input: str,
+    action_input: str,
+    action_embedding: str,
+    token_position: str,
     feedback: str,
     num_outcomes: int,
+    action_names: Sequence[str] = (),
 ) -> WorldModel:
     """Builds the bundle for one tokenizer and one set of sizes.
 
@@ -136,10 +156,14 @@ def make_world_model(
       num_bins: S of every two-hot head.
       width, num_layers, num_heads, mlp_width: of the transformer; heads must divide width.
       head_width: hidden width of the heads.
-      code_input: "learned", "quantised" or "both".
+      code_input: "learned", "quantised", "whitened" or "both".
+      action_input: "sum" (added to every token) or "token" (a slot of its own in the frame's block).
+      action_embedding: "atomic" (a vector each) or "compositional" (the sum of the joystick switches it closes).
+      token_position: "learned", "rows_columns" or "none"; one token a frame has no places: "learned" only.
       feedback: what a predicted frame feeds back: "expected" (mean embedding under the marginals) or
         "argmax" (straight-through).
       num_outcomes: O, how many outcomes chance may pick between; 0 turns it off.
+      action_names: the environment's, A of them; only "compositional" reads them.
     Raises:
       ValueError: sizes that do not fit or an unknown switch.
     """
@@ -147,10 +171,24 @@ def make_world_model(
         raise ValueError(
             f"dynamics.num_heads={num_heads}: head_dim must be even. Allowed: even divisions of width={width}."
         )
-    if code_input not in ("learned", "quantised", "both"):
-        raise ValueError(f"dynamics.code_input={code_input}: unknown. Allowed: learned, quantised, both.")
-    if feedback not in ("expected", "argmax"):
-        raise ValueError(f"dynamics.feedback={feedback}: unknown. Allowed: expected, argmax.")
+    for field, value, allowed in (
+        ("code_input", code_input, CODE_INPUTS),
+        ("action_input", action_input, ACTION_INPUTS),
+        ("action_embedding", action_embedding, ACTION_EMBEDDINGS),
+        ("token_position", token_position, TOKEN_POSITIONS),
+        ("feedback", feedback, FEEDBACKS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"dynamics.{field}={value}: unknown. Allowed: {', '.join(allowed)}.")
+    if tokenizer.num_tokens == 1 and token_position != "learned":
+        raise ValueError(
+            f"dynamics.token_position={token_position}: a frame of one token has no places to tell apart. "
+            "Allowed: learned. Nearest: learned"
+        )
+    bits = None
+    if action_embedding == "compositional":
+        bits = joystick.action_bits(action_names)
+        chex.assert_equal(len(bits), num_actions)
     network = Network(
         dynamics=Dynamics(
             num_tokens=tokenizer.num_tokens,
@@ -162,6 +200,10 @@ def make_world_model(
             num_heads=num_heads,
             mlp_width=mlp_width,
             code_input=code_input,
+            action_input=action_input,
+            action_bits=bits,
+            token_position=token_position,
+            grid=tokenizer.grid,
         ),
         prediction=PredictionHead(num_actions=num_actions, num_bins=num_bins, head_width=head_width),
         transition=TransitionHead(
@@ -171,8 +213,10 @@ def make_world_model(
             num_bins=num_bins,
             num_outcomes=num_outcomes,
             head_width=head_width,
+            action_bits=bits,
         ),
     )
+    slots = tokenizer.num_tokens + (action_input == "token")
     apply = partial(_apply, network, tokenizer)
     step = partial(_step, network, apply, feedback)
     return WorldModel(
@@ -183,14 +227,16 @@ def make_world_model(
         decode=lambda params, codes: tokenizer.decode(params.tokenizer, codes),
         context=partial(apply, "context"),
         extend=partial(apply, "extend"),
-        root=partial(_root, tokenizer.num_codes, num_layers, num_heads),
+        root=partial(_root, tokenizer.num_codes, slots, num_layers, num_heads),
         predict=lambda params, latent, beta: network.apply(
             {"params": params.network}, latent, beta, method=Network.predict
         ),
         outcome=partial(_outcome, network),
         step=step,
+        imagine=partial(apply, "imagine"),
         unroll=partial(_unroll, step),
         infer_chance=partial(apply, "infer_chance"),
+        code_table=partial(apply, "code_table"),
     )
 
 
@@ -208,9 +254,11 @@ def _apply(network: Network, tokenizer: Tokenizer, method: str, params: ModelPar
     return network.apply({"params": params.network}, *args, vectors, method=method, **kwargs)
 
 
-def _root(num_codes: int, num_layers: int, num_heads: int, latent: Array, codes: Array, *, max_depth: int) -> Node:
-    batch, tokens, width = latent.shape
-    empty = (jnp.zeros((batch, num_heads, max_depth, tokens, width // num_heads), latent.dtype),) * num_layers
+def _root(
+    num_codes: int, slots: int, num_layers: int, num_heads: int, latent: Array, codes: Array, *, max_depth: int
+) -> Node:
+    batch, _, width = latent.shape
+    empty = (jnp.zeros((batch, num_heads, max_depth, slots, width // num_heads), latent.dtype),) * num_layers
     one_hot = jax.nn.one_hot(codes, num_codes, dtype=latent.dtype)
     return Node(latent, one_hot, empty, empty, jnp.zeros((batch,), jnp.int32))
 

@@ -67,6 +67,9 @@ def small_world_model(tokenizer: Tokenizer, *, num_actions: int, **changes: Any)
         "mlp_width": 16,
         "head_width": 16,
         "code_input": "both",
+        "action_input": "sum",
+        "action_embedding": "atomic",
+        "token_position": "learned",
         "feedback": "expected",
         "num_outcomes": 0,
     }

@@ -31,6 +31,7 @@ def _transition(num_outcomes: int) -> TransitionHead:
         num_bins=BINS,
         num_outcomes=num_outcomes,
         head_width=16,
+        action_bits=None,
     )
 
 

@@ -143,7 +143,17 @@ def test_predict_reads_all_tokens_alike(rollout: Rollout) -> None:
     [
         ({"num_heads": 3}, "num_heads=3"),
         ({"num_heads": 16}, "num_heads=16"),
-        ({"code_input": "all"}, "code_input=all.*learned, quantised, both"),
+        ({"code_input": "all"}, "code_input=all.*learned, quantised, whitened, both"),
+        ({"action_input": "concat"}, "dynamics.action_input=concat.*sum, token"),
+        ({"action_embedding": "bits"}, "dynamics.action_embedding=bits.*atomic, compositional"),
+        ({"token_position": "2d"}, "dynamics.token_position=2d.*learned, rows_columns, none"),
+        ({"token_position": "none"}, "dynamics.token_position=none: a frame of one token .*Allowed: learned"),
+        ({"token_position": "rows_columns"}, "dynamics.token_position=rows_columns: a frame of one token"),
+        ({"action_embedding": "compositional"}, "dynamics.action_embedding=compositional: of 0 actions"),
+        (
+            {"action_embedding": "compositional", "action_names": ("NOOP", "0", "1", "2")},
+            "dynamics.action_embedding=compositional: action '0' is no sum of UP, .*Allowed: atomic",
+        ),
         ({"feedback": "soft"}, "feedback=soft.*expected, argmax"),
     ],
 )
@@ -157,6 +167,9 @@ def test_wrong_sizes_and_switches_are_refused(wrong: dict, message: str) -> None
         "mlp_width": 32,
         "head_width": 16,
         "code_input": "learned",
+        "action_input": "sum",
+        "action_embedding": "atomic",
+        "token_position": "learned",
         "feedback": "expected",
         "num_outcomes": 0,
     }

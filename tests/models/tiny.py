@@ -9,15 +9,21 @@ import numpy as np
 from learnmax_jax.models.world_model import ModelParams, WorldModel, make_world_model
 
 CODE_DIM = 3
+# Their bits overlap, and the second is no sum of those before it.
+ACTION_NAMES = ("NOOP", "UPFIRE", "UP", "RIGHTFIRE", "RIGHT", "LEFT")
 
 
 def make_tokenizer(num_tokens: int, num_groups: int, num_codes: int) -> types.SimpleNamespace:
-    """Codes are the integers of the frame's upper left corner; its state is the code vectors themselves."""
+    """Codes are the integers of the frame's upper left corner; its state is the code vectors themselves.
+
+    Several tokens are a grid of two rows; an odd number has a whole-frame token in front.
+    """
     return types.SimpleNamespace(
         num_tokens=num_tokens,
         num_groups=num_groups,
         num_codes=num_codes,
         code_dim=CODE_DIM,
+        grid=(0, 0) if num_tokens == 1 else (2, num_tokens // 2),
         code_vectors=lambda state: state,
         tokenise=lambda state, frames: frames[:, :num_tokens, :num_groups, 0].astype(jnp.int32) % num_codes,
         decode=lambda state, codes: codes[..., None].astype(jnp.float32),
@@ -33,6 +39,9 @@ def make(
     num_bins: int = 11,
     num_heads: int = 2,
     code_input: str = "both",
+    action_input: str = "sum",
+    action_embedding: str = "atomic",
+    token_position: str = "learned",
     feedback: str = "expected",
     num_outcomes: int = 0,
     seed: int = 0,
@@ -48,6 +57,10 @@ def make(
         mlp_width=32,
         head_width=24,
         code_input=code_input,
+        action_input=action_input,
+        action_embedding=action_embedding,
+        action_names=ACTION_NAMES[:num_actions],
+        token_position=token_position,
         feedback=feedback,
         num_outcomes=num_outcomes,
     )
