@@ -4,8 +4,6 @@ Machines are shared and noisy, so the parts and the whole are timed in turn, rou
 and the figures are medians over the rounds; compare ratios, not absolute times.
 """
 
-import importlib.metadata
-import platform
 import resource
 import time
 from collections.abc import Callable
@@ -17,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnmax_jax import agent as agents
-from learnmax_jax import config, lifecycle
+from learnmax_jax import config, lifecycle, provenance
 from learnmax_jax.agent import Agent, State
 from learnmax_jax.replay import buffer
 from learnmax_jax.types import Array
@@ -62,7 +60,7 @@ def measure(settings: config.Settings, *, rounds: int) -> dict[str, Any]:
         "peak_memory_bytes": _peak_memory_bytes(),
         "replay_bytes_per_step": buffer.bytes_per_row(agents.transition_spec(agent)),
         "replay_ratio": settings.learner.replay_ratio,
-        "versions": _versions(),
+        "versions": provenance.versions(),
     }
 
 
@@ -206,10 +204,3 @@ def _peak_memory_bytes() -> int:
     if statistics and "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _versions() -> dict[str, str]:
-    """What the figures were measured with."""
-    packages = ("jax", "jaxlib", "flax", "mctx", "envpool", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return versions | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}

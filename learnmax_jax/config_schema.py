@@ -252,6 +252,7 @@ FIELDS: Mapping[str, Field] = {
     "checkpoint.every_env_steps": count("agent steps"),
     "checkpoint.keep": count("checkpoints"),
     "report.every_env_steps": count("agent steps"),
+    "pictures.every_env_steps": count("agent steps"),
 }
 
 # What a run may change when it is resumed; everything else has shaped its state or its data.
@@ -265,6 +266,7 @@ MAY_CHANGE_ON_RESUME = (
     "checkpoint.every_env_steps",
     "checkpoint.keep",
     "report.every_env_steps",
+    "pictures.every_env_steps",
 )
 
 

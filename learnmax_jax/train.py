@@ -1,11 +1,13 @@
 """A run: the loop on the host round the compiled step, with its records, checkpoints and reports.
 
     <workdir>/config.json      the settings, as checked
+    <workdir>/starts.jsonl     each start: command and versions
     <workdir>/metrics.jsonl    a row a report
     <workdir>/checkpoints/     what a resumed run continues from
     <workdir>/shards/          every transition, for the replay of a resumed run
     <workdir>/evaluation/      films of evaluation episodes
     <workdir>/pictures/        frames: actual, reconstructed, predicted
+    <workdir>/positions/       where the player has been, one file a checkpoint
     <workdir>/nan-<step>/      what was not finite, if anything ever was
 
 What a step hands out is read while the next one runs, so the device never waits for the host.
@@ -21,8 +23,20 @@ from typing import Any
 import jax
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, config_checks, evaluation, lifecycle, metrics, pictures, postmortem
+from learnmax_jax import (
+    checkpoints,
+    config,
+    config_checks,
+    evaluation,
+    lifecycle,
+    metrics,
+    pictures,
+    positions,
+    postmortem,
+    provenance,
+)
 from learnmax_jax.agent import Agent, Outputs, State
+from learnmax_jax.positions import Positions
 from learnmax_jax.replay import shards
 from learnmax_jax.tally import Tally
 
@@ -57,6 +71,7 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             agent = agents.build(settings)
         state, tally = _start(agent, workdir)
         step = int(state.step)
+        visited = _restore_positions(workdir, step)
         with contextlib.ExitStack() as files:
             with _shards_in(workdir):
                 writer = shards.ShardWriter(
@@ -66,7 +81,8 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             rows = metrics.MetricsWriter(workdir, restored_env_steps=step * agent.steps_per_call)
             files.callback(rows.close)
             config.dump(settings, workdir / "config.json")
-            Run(agent, workdir, stop, writer, rows, tally).loop(state)
+            provenance.record(workdir)
+            Run(agent, workdir, stop, writer, rows, tally, visited).loop(state)
     return lifecycle.DONE
 
 
@@ -115,6 +131,15 @@ def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
     return state, Tally.from_meta(restored.meta)
 
 
+def _restore_positions(workdir: pathlib.Path, step: int) -> Positions:
+    """A step's positions; they are for the report only, so damaged ones begin anew."""
+    try:
+        return positions.restore(workdir / "positions", step)
+    except ValueError as problem:
+        print(f"{problem}; positions are counted anew", flush=True)
+        return Positions()
+
+
 @contextlib.contextmanager
 def _shards_in(workdir: pathlib.Path) -> Iterator[None]:
     """Shards that do not fit the checkpoint end a run: going on without them would be another run."""
@@ -150,7 +175,7 @@ class Clock:
         self._mark = (time.monotonic(), num_env_steps)
 
     def skip(self, seconds: float) -> None:
-        """Leaves time that was not training (an evaluation) out of the speed."""
+        """Leaves time that was not training (an evaluation, a picture) out of the speed."""
         self._mark = (self._mark[0] + seconds, self._mark[1])
 
 
@@ -165,10 +190,11 @@ class Run:
         writer: shards.ShardWriter,
         rows: metrics.MetricsWriter,
         tally: Tally,
+        visited: Positions,
     ) -> None:
         """Binds the parts; compiles nothing."""
         self.agent, self.workdir, self.stop = agent, workdir, stop
-        self.writer, self.rows, self.tally = writer, rows, tally
+        self.writer, self.rows, self.tally, self.visited = writer, rows, tally, visited
         self.clock = Clock(tally.seconds)
         section = agent.config.evaluation
         self.evaluator = evaluation.Evaluator(
@@ -187,6 +213,7 @@ class Run:
                 unroll_steps=learner.unroll_steps,
             )
         )
+        self.sample = jax.jit(agent.replay.sample)
 
     def loop(self, state: State) -> None:
         """Steps until the budget is spent; step k's outputs are read while step k + 1 runs."""
@@ -203,12 +230,14 @@ class Run:
                 self.report(self.absorb(waiting, state, step), step)
             waiting, step = outputs, step + 1
             evaluates, saves = self.completes(step, "evaluation"), self.completes(step, "checkpoint")
-            last = step == last_step
+            draws, last = self.completes(step, "pictures"), step == last_step
             # A step's outputs are read before anything is made of its state: no checkpoint of a NaN.
-            if evaluates or saves or last or self.stop.requested:
+            if evaluates or saves or draws or last or self.stop.requested:
                 scalars, waiting = self.absorb(outputs, state, step), None
                 if (evaluates or last) and not self.stop.requested:
                     self.evaluate(state, step)
+                if (draws or last) and not self.stop.requested:
+                    self.draw(state, step)
                 self.report(scalars, step, due=last)
                 if saves or last or self.stop.requested:
                     self.save(state, outputs, step)
@@ -230,6 +259,7 @@ class Run:
             raise self.failure(outputs, state, step)
         self.writer.append(act.transitions)
         self.tally.add(act, int(num_updates))
+        self.visited.add(act)
         # Before the first update the learner's numbers mean nothing.
         return {name: value if num_updates else None for name, value in scalars.items()}
 
@@ -256,6 +286,7 @@ class Run:
             "seconds": self.clock.seconds,
             "steps_per_second": self.clock.steps_per_second(num_env_steps),
             **self.tally.report(),
+            **self.visited.report(),
             **scalars,
         }
         self.rows.write(row)
@@ -270,14 +301,14 @@ class Run:
             self.tally.evaluation = result.summary()
             evaluation.write_film(result, self.workdir / "evaluation" / f"step-{step:09d}.gif")
             print(f"evaluation after step {step}: mean score {result.summary()['mean_score']:.1f}", flush=True)
-            self.draw(state, step)
         self.clock.skip(time.monotonic() - begin)
 
     def draw(self, state: State, step: int) -> None:
         """Draws what the model predicts of a window from the replay; nothing while there is no window."""
         if not self.agent.replay.can_sample(state.replay):
             return
-        batch = jax.jit(self.agent.replay.sample)(state.replay, jax.random.fold_in(state.rng_key, _DRAW + step))
+        begin = time.monotonic()
+        batch = self.sample(state.replay, jax.random.fold_in(state.rng_key, _DRAW + step))
         pictures.write_strip(
             self.imagine(state.train.model, batch),
             batch,
@@ -285,6 +316,7 @@ class Run:
             context_frames=self.context_frames,
             action_names=self.agent.environments.action_names,
         )
+        self.clock.skip(time.monotonic() - begin)
 
     def save(self, state: State, outputs: Outputs, step: int) -> None:
         """Commits a checkpoint whose transitions are safe, then lets go of shards that no kept one needs."""
@@ -296,7 +328,9 @@ class Run:
         self.tally.seconds = self.clock.seconds
         folder = self.workdir / "checkpoints"
         kept = self.agent.config.checkpoint.keep
+        positions.save(self.workdir / "positions", step, self.visited)
         checkpoints.save(folder, step, saved, self.tally.to_meta(), keep=kept)
+        positions.keep_only(self.workdir / "positions", checkpoints.steps(folder))
         replay = self.agent.replay
         oldest = checkpoints.steps(folder)[0] - replay.num_slots // replay.chunk_length
         shards.delete_before(self.workdir / "shards", oldest)

@@ -51,4 +51,5 @@ def get_config() -> ConfigDict:
     config.evaluation.max_episode_steps = 6
     config.checkpoint.every_env_steps = 40
     config.report.every_env_steps = 12
+    config.pictures.every_env_steps = 40
     return config

@@ -1,0 +1,44 @@
+"""How a folder came about: each start of a command, with the versions it ran on, a line of `starts.jsonl`."""
+
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import shlex
+import sys
+from typing import Any
+
+import jax
+
+FILE = "starts.jsonl"
+_PACKAGES = ("jax", "jaxlib", "flax", "mctx", "envpool", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """What this process runs on: packages, Python, the first device."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return found | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
+
+
+def record(workdir: pathlib.Path) -> None:
+    """Appends this process's command, start time and versions."""
+    started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    # Not the interpreter's own path: it says nothing on another machine.
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    with (workdir / FILE).open("a") as file:
+        file.write(json.dumps({"started": started, "command": command, "versions": versions()}) + "\n")
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The starts, oldest first; a line that cannot be read is left out."""
+    path = workdir / FILE
+    starts = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            start = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(start, dict) and {"started", "command", "versions"} <= start.keys():
+            starts.append(start)
+    return starts
