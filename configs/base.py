@@ -141,6 +141,6 @@ def get_config() -> ConfigDict:
             },
             "checkpoint": {"every_env_steps": 131_072, "keep": 2},
             "report": {"every_env_steps": 8192},
-        }
             "pictures": {"every_env_steps": 65_536},  # what the model sees: 60-100 kB each
+        }
     )
