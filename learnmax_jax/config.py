@@ -75,14 +75,15 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Settings:
     config = _execute(_find(path), path)
     config_schema.check_fields(config)
     seen = set()
-    for name, value in overrides:
-        field = config_schema.FIELDS.get(name)
-        if field is None:
-            raise config_schema.unknown_field(name, value)
+    # The required fields come first: they say which optional sections there are.
+    for name, value in sorted(overrides, key=lambda override: override[0] not in config_schema.FIELDS):
+        fields = config_schema.fields_of({name: value} | config_schema.flatten(config))
+        if name not in fields:
+            raise config_schema.unknown_field(name, value, fields)
         if name in seen:
             raise config_schema.error(name, value, "the field is given twice", "once")
         seen.add(name)
-        config.update_from_flattened_dict({name: _read(name, field, value)})
+        _set(config, name, _read(name, fields[name], value))
     return check(config)
 
 
@@ -200,10 +201,16 @@ def _help(config_path: str | None, flag_values: flags.FlagValues) -> str:
     ]
     if config_path:
         lines.append(f"  --config: a file with get_config() (default: {config_path})")
-        for name, field in config_schema.FIELDS.items():
-            unit = f"; {field.unit}" if field.unit else ""
-            lines.append(f"  --config.{name}: {field.describe()}{unit}")
+        lines += [_help_line(name, field) for name, field in config_schema.FIELDS.items()]
+        for section in config_schema.SECTIONS:
+            lines.append(f"  section {section.name}, {section.describe()}:")
+            lines += [_help_line(f"{section.name}.{name}", field) for name, field in section.fields.items()]
     return "\n".join(["flags:", *lines])
+
+
+def _help_line(name: str, field: config_schema.Field) -> str:
+    unit = f"; {field.unit}" if field.unit else ""
+    return f"  --config.{name}: {field.describe()}{unit}"
 
 
 def _find(path: str) -> pathlib.Path:
@@ -234,6 +241,15 @@ def _execute(file: pathlib.Path, path: str) -> ml_collections.ConfigDict:
     if not isinstance(config, ml_collections.ConfigDict):
         raise BadInput(f"--config={path}: get_config() gave {type(config).__name__}. Allowed: a ConfigDict.")
     return ml_collections.ConfigDict(config)
+
+
+def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+    """Sets a field; its section is made if need be."""
+    section, _, leaf = name.rpartition(".")
+    with config.unlocked():
+        if section and section not in config:
+            config[section] = ml_collections.ConfigDict()
+        (config[section] if section else config)[leaf] = value
 
 
 def _read(name: str, field: config_schema.Field, text: str) -> Any:

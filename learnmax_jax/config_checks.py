@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from learnmax_jax.config_schema import check_fields, error, flatten
+from learnmax_jax.config_schema import check_fields, error, flatten, optional_section
 from learnmax_jax.lifecycle import BadInput
 
 
@@ -89,6 +89,21 @@ def _check_replay(config: Any) -> None:
         raise error("replay.min_size", config.replay.min_size, why, f"1 to {capacity}", capacity)
 
 
+def _check_pretrain(config: Any) -> None:
+    section = optional_section(config, "pretrain")
+    if not section:
+        return
+    every, examine = section["report_every_updates"], section["examine_every_updates"]
+    if examine % every:
+        name = "pretrain.examine_every_updates"
+        raise error(name, examine, "falls between two reports", f"multiples of {every}", neighbours(examine, every))
+    window, length = config.actor.window, config.learner.sequence_length
+    if section["overlap_length"] > min(window, length):
+        why = "test windows are shorter, and could not be told from training ones"
+        nearest = min(window, length)
+        raise error("pretrain.overlap_length", section["overlap_length"], why, f"1 to {nearest}", nearest)
+
+
 def _check_updates(config: Any) -> None:
     updates_per_step(config)
 
@@ -103,10 +118,12 @@ def _check_rooms(config: Any) -> None:
 
     with _section("env"):
         envs.check(**config.env)
-        shape, action_names = (envs.FRAME_SIZE, envs.FRAME_SIZE, 1), actions.ACTION_SETS[config.env.action_set]
-        if config.env.backend == "world":
-            world = envs.make(**config.env)
-            shape, action_names = world.observation_shape, world.action_names
+    shape, action_names = (envs.FRAME_SIZE, envs.FRAME_SIZE, 1), actions.ACTION_SETS[config.env.action_set]
+    if config.env.backend == "world":
+        with _section("world"):
+            world = envs.make(**config.env, world=optional_section(config, "world"))
+        shape, action_names = world.observation_shape, world.action_names
+        _check_levels(config, world.observation_levels)
     with _section("support"):
         support = Support(**config.support)
     with _section("tokenizer"):
@@ -127,6 +144,14 @@ def _check_rooms(config: Any) -> None:
             sequence_length=config.learner.sequence_length,
             **{name: value for name, value in config.replay.items() if name != "records_per_shard"},
         )
+
+
+def _check_levels(config: Any, levels: int) -> None:
+    """An integer that is no code would pass for another one."""
+    num_codes = config.tokenizer.num_codes
+    if config.tokenizer.quantizer == "identity" and num_codes < levels:
+        why = f"the observation's integers, which quantizer=identity keeps, go up to {levels - 1}"
+        raise error("tokenizer.num_codes", num_codes, why, f"at least {levels}, code_dim alike", levels)
 
 
 @contextlib.contextmanager

@@ -256,6 +256,90 @@ FIELDS: Mapping[str, Field] = {
 }
 
 # What a run may change when it is resumed; everything else has shaped its state or its data.
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A section that a config has only where it is wanted; sections of one name exclude each other.
+
+    Attributes:
+      name: the section's.
+      fields: by their names inside it; all of them are needed where it stands.
+      needed_by: it must stand where these fields have these values, and nowhere else; None: it is off by absence.
+    """
+
+    name: str
+    fields: Mapping[str, Field]
+    needed_by: Mapping[str, Any] | None = None
+
+    def stands_in(self, given: Mapping[str, Any]) -> bool:
+        """Whether a config of these leaves has to have all its fields."""
+        if self.needed_by is None:
+            return any(name.startswith(self.name + ".") for name in given)
+        return all(given.get(field) == value for field, value in self.needed_by.items())
+
+    def describe(self) -> str:
+        """States where it stands."""
+        if self.needed_by is None:
+            return "off by absence"
+        return "with " + ", ".join(f"{field}={value}" for field, value in self.needed_by.items())
+
+
+def world(game: str, fields: Mapping[str, Field]) -> Section:
+    """The arguments of a world's `make`."""
+    return Section("world", fields, {"env.backend": "world", "env.game": game})
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section(
+        "pretrain",
+        {
+            "tokenizer_updates": count("updates of the tokenizer alone", "[0, inf)"),
+            "model_updates": count("updates of the dynamics", "[0, inf)"),
+            "tokenizer_with_model": switch(),
+            "test_share": number("[0, 1)", "share of the episodes"),
+            "overlap_length": count("rows"),
+            "skip_damaged": switch(),
+            "num_test_windows": count("windows"),
+            "report_every_updates": count("updates"),
+            "examine_every_updates": count("updates; a multiple of pretrain.report_every_updates"),
+            "checkpoint_every_updates": count("updates"),
+        },
+    ),
+    world(
+        "table",
+        {
+            "seed": count(allowed="[0, 2147483647]"),
+            "num_states": count("states", "[2, 2147483647]"),
+            "num_actions": count("actions"),
+            "num_digits": count("digits a state", "[1, 1024]"),
+            "base": count("codes a digit", "[2, 256]"),
+            "max_length": count("transitions an episode"),
+            "reward_state": count("state; -1 for no reward", "[-1, 2147483646]"),
+        },
+    ),
+    world(
+        "key_door",
+        {"size": count("cells a side", "[2, 256]"), "max_length": count("transitions an episode")},
+    ),
+    world(
+        "deep_sea",
+        {"seed": count(allowed="[0, 2147483647]"), "size": count("cells a side; steps an episode", "[2, 255]")},
+    ),
+    world(
+        "sprites",
+        {
+            "seed": count(allowed="[0, 2147483647]"),
+            "size": count("pixels a side", "[16, 256]"),
+            "num_rooms": count("backgrounds", "[1, 256]"),
+            "player_size": count("pixels a side"),
+            "skull_size": count("pixels a side"),
+            "object_size": count("pixels a side"),
+            "speed": count("pixels a step"),
+            "max_length": count("transitions an episode"),
+        },
+    ),
+)
+
 MAY_CHANGE_ON_RESUME = (
     "name",
     "num_env_steps",
@@ -268,6 +352,10 @@ MAY_CHANGE_ON_RESUME = (
     "report.every_env_steps",
     "pictures.every_env_steps",
 )
+    "pretrain.model_updates",
+    "pretrain.report_every_updates",
+    "pretrain.examine_every_updates",
+    "pretrain.checkpoint_every_updates",
 
 
 def error(field: str, given: Any, why: str, allowed: str, nearest_value: Any = None) -> BadInput:
@@ -277,12 +365,31 @@ def error(field: str, given: Any, why: str, allowed: str, nearest_value: Any = N
 
 
 def check_fields(config: Any) -> None:
+def fields_of(given: Mapping[str, Any]) -> dict[str, Field]:
+    """All fields that a config must have: the required ones and those of its optional sections.
+
+    Args:
+      given: the config's leaves under dotted names, as `flatten` lists them.
+    """
+    fields = dict(FIELDS)
+    for section in SECTIONS:
+        if section.stands_in(given):
+            fields |= {f"{section.name}.{name}": field for name, field in section.fields.items()}
+    return fields
+
+
+def optional_section(config: Any, name: str) -> dict[str, Any]:
+    """The values of an optional section; none where the config lacks it."""
+    return dict(config[name].items()) if name in config else {}
+
+
     """Checks that each field of the table is there, nothing else is, and each value is allowed."""
     given = flatten(config)
     for name, value in given.items():
-        if name not in FIELDS:
-            raise unknown_field(name, value)
-    for name, field in FIELDS.items():
+    fields = fields_of(given)
+        if name not in fields:
+            raise unknown_field(name, value, fields)
+    for name, field in fields.items():
         if name not in given:
             raise error(name, "(missing)", "the config lacks this field", field.describe())
         why = field.why_not(given[name])
@@ -290,15 +397,18 @@ def check_fields(config: Any) -> None:
             raise error(name, given[name], why, field.describe(), field.nearest(given[name]))
 
 
-def unknown_field(name: str, value: Any) -> BadInput:
-    """The complaint about a field that is not in the table; a section's or a bare name finds its full one."""
-    inside = [known for known in FIELDS if known.startswith(name + ".")]
+def unknown_field(name: str, value: Any, fields: Mapping[str, Field]) -> BadInput:
+    """The complaint about a field that a config has not; a section's or a bare name finds its full one."""
+    inside = [known for known in fields if known.startswith(name + ".")]
     if inside:
         return error(name, value, "names a section, not a field", ", ".join(inside), inside[0])
     section = name.rpartition(".")[0]
-    siblings = [known for known in FIELDS if known.rpartition(".")[0] == section]
-    same_leaf = [known for known in FIELDS if known.rpartition(".")[2] == name.rpartition(".")[2]]
-    near = same_leaf[0] if same_leaf else nearest(name, siblings or FIELDS)
+    siblings = [known for known in fields if known.rpartition(".")[0] == section]
+    elsewhere = [other.describe() for other in SECTIONS if other.name == section]
+    if elsewhere and not siblings:
+        return error(name, value, "the config has no such section", f"section {section} {'; '.join(elsewhere)}")
+    same_leaf = [known for known in fields if known.rpartition(".")[2] == name.rpartition(".")[2]]
+    near = same_leaf[0] if same_leaf else nearest(name, siblings or fields)
     allowed = ", ".join(siblings) if siblings else "the fields of configs/base.py"
     return error(name, value, "unknown field", allowed, near)
 
