@@ -316,3 +316,30 @@ def test_code_inputs(code_input: str) -> None:
     opened = gradient(params)
     for name in names:
         assert np.any(jax.tree.leaves(opened.network["dynamics"][name])[0])
+
+
+def test_s4_9_rolling_in_training_and_rolling_in_search_give_the_same_logits(world: World) -> None:
+    """One pass over real frames, and a tree's steps that are told the same frames' codes, at every start and depth."""
+    imagine, outcome = jax.jit(world.bundle.imagine), jax.jit(world.bundle.outcome)
+    codes = jax.nn.one_hot(world.codes, NUM_CODES)
+    # Frame t + k is reached by the action the pass embeds with it; rows that reset on the way are told apart below.
+    context, latents = world.context(world.params, *world.window(), capacity=TIME)
+    compared = 0
+    for start in range(TIME - STEPS):
+        begins = jnp.max(jnp.where(FIRST & (np.arange(TIME)[None] <= start), np.arange(TIME)[None], 0), axis=1)
+        shared = context.replace(length=jnp.full(BATCH, start + 1), start=begins)
+        node = world.root(latents[:, start], world.codes[:, start])
+        for depth in range(1, STEPS + 1):
+            at = start + depth
+            node = imagine(world.params, shared, node, codes[:, at], world.action[:, at])
+            trained = world.root(latents[:, at], world.codes[:, at])
+            same = ~FIRST[:, start + 1 : at + 1].any(axis=1)
+            compared += same.sum()
+            for name in ("code_logits", "reward_logits", "continuation_logit"):
+                forced, stepped = (
+                    getattr(outcome(world.params, moment, world.actions[:, 0], None), name)
+                    for moment in (trained, node)
+                )
+                np.testing.assert_allclose(np.asarray(forced)[same], np.asarray(stepped)[same], atol=1e-5)
+    # Row 0 runs through; rows 1 and 2 until their next episode opens.
+    assert compared == 3 * STEPS + (0 + 1 + 0) + (3 + 3 + 2)
