@@ -19,6 +19,7 @@ ROOMS = {
     "exploration": {"types"},
     "replay": {"types"},
     "worlds": {"types"},
+    "measures": {"types", "models"},
     "acting": {"types", "models", "search", "worlds"},
     "learning": {"types", "models", "search"},
 }
