@@ -133,6 +133,7 @@ def get_config() -> ConfigDict:
                 "q": 0.5,
                 "chance": 1.0,
                 "open_loop": 1.0,
+                "consistency": 0.0,  # of imagined with observed latents; EfficientZero takes 2 (Ye et al. 2021)
             },
             "evaluation": {
                 "every_env_steps": 262_144,

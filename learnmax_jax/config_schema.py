@@ -224,6 +224,7 @@ FIELDS: Mapping[str, Field] = {
     "loss_weights.q": number("[0, inf)"),
     "loss_weights.chance": number("[0, inf)"),
     "loss_weights.open_loop": number("[0, inf)"),
+    "loss_weights.consistency": number("[0, inf)"),
     # search, exploration, replay
     "search.kind": choice("gumbel", "muzero", "none"),
     "search.num_simulations": count("simulations", "[0, inf)"),

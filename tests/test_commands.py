@@ -158,7 +158,7 @@ def test_smoke_reports_every_number_that_is_promised(smoke: tuple[pathlib.Path, 
     settings = json.loads((workdir / "config.json").read_text())
     assert [row["num_env_steps"] for row in read] == list(range(64, 641, 64))
     assert [row["num_frames"] for row in read] == list(range(256, 2561, 256))
-    parts = [f"loss_{name}" for name in settings["loss_weights"] if name not in ("chance", "open_loop")]
+    parts = [f"loss_{name}" for name in settings["loss_weights"] if name not in ("chance", "open_loop", "consistency")]
     parts += [f"loss_open_{name}" for name in ("codes", "reward", "intrinsic", "continuation", "policy", "value")]
     known = ("loss", "intrinsic_reward", "codes_used", "perplexity", "tokenizer_loss", *parts)
     assert all(set(row) == set(read[0]) for row in read)

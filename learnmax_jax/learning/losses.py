@@ -20,7 +20,10 @@ _LEAST_PRIORITY = 1e-3
 
 @struct.dataclass
 class LossWeights:
-    """What each part counts for; open_loop multiplies all parts of the unroll."""
+    """What each part counts for; open_loop multiplies all parts of the unroll.
+
+    consistency is a part of the unroll alone; static, so that nothing is computed where it is 0.
+    """
 
     codes: float
     reward: float
@@ -31,6 +34,7 @@ class LossWeights:
     q: float
     chance: float
     open_loop: float
+    consistency: float = struct.field(pytree_node=False)
 
 
 def masked_mean(x: Array, mask: Array, weights: Array) -> Array:
@@ -84,6 +88,21 @@ def chance_loss(posterior_logits: Array, prior_logits: Array) -> Array:
         return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
     return 0.8 * divergence(stop(posterior), prior) + 0.2 * divergence(posterior, stop(prior))
+
+
+def consistency_loss(imagined: Array, observed: Array) -> Array:
+    """Pulls imagined latents to those of the same observations, told: `[..., N, D]` to `[...]`, 0 to 2.
+
+    1 - cosine, mean over tokens. No gradient reaches `observed`, or both could meet in one point.
+    Source: Ye et al. 2021 (EfficientZero), https://arxiv.org/abs/2111.00210
+    """
+    chex.assert_equal_shape([imagined, observed])
+
+    def direction(latent: Array) -> Array:
+        return latent * jax.lax.rsqrt(jnp.sum(latent**2, axis=-1, keepdims=True) + 1e-8)
+
+    cosine = jnp.sum(direction(imagined) * direction(jax.lax.stop_gradient(observed)), axis=-1)
+    return 1.0 - cosine.mean(axis=-1)
 
 
 def outcome_losses(
@@ -182,7 +201,17 @@ def world_model_loss(
     params = params.replace(network=network)
     context, latents, forced, metrics, chance, priorities = _teacher_forced(params, supervision, world_model, support)
     unrolled, open_metrics = _open_loop(
-        params, supervision, context, latents, chance, rng_key, world_model, support, unroll_steps, num_unrolls
+        params,
+        supervision,
+        context,
+        latents,
+        chance,
+        rng_key,
+        world_model,
+        support,
+        unroll_steps,
+        num_unrolls,
+        consistent=weights.consistency > 0,
     )
     parts = forced | {f"open_{name}": weights.open_loop * loss for name, loss in unrolled.items()}
     total = sum(getattr(weights, name.removeprefix("open_")) * loss for name, loss in parts.items())
@@ -272,6 +301,8 @@ def _open_loop(
     support: Support,
     unroll_steps: int,
     num_unrolls: int,
+    *,
+    consistent: bool,
 ) -> tuple[Metrics, Metrics]:
     """Losses of K imagined steps from M sampled rows of each window, sequence-major `[B * M, K]`."""
     batch, length = supervision.led_here.shape
@@ -311,6 +342,11 @@ def _open_loop(
         weights,
         support,
     )
+    if consistent:
+        # Of the observations that steps lead to, as the next codes are; a padded row holds none.
+        losses["consistency"] = masked_mean(
+            consistency_loss(imagined, cut(latents, 1)), cut(supervision.valid), weights
+        )
     return losses, {f"open_{name}": value for name, value in metrics.items()}
 
 

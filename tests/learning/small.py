@@ -14,7 +14,16 @@ from learnmax_jax.models.world_model import WorldModel, make_world_model
 
 SUPPORT = Support(minimum=-3.0, maximum=3.0, num_bins=7)
 EVERY_PART = LossWeights(
-    codes=1.0, reward=1.0, intrinsic=1.0, continuation=1.0, policy=1.0, value=1.0, q=1.0, chance=1.0, open_loop=1.0
+    codes=1.0,
+    reward=1.0,
+    intrinsic=1.0,
+    continuation=1.0,
+    policy=1.0,
+    value=1.0,
+    q=1.0,
+    chance=1.0,
+    open_loop=1.0,
+    consistency=1.0,
 )
 
 

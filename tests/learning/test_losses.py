@@ -63,6 +63,19 @@ def test_code_loss_by_hand() -> None:
     assert float(accuracy) == 0.5
 
 
+def test_s2_24_consistency_loss_by_hand() -> None:
+    # Two tokens: one points the same way at another length, one stands at 60 degrees: 1 - (1 + 1/2) / 2.
+    imagined = jnp.asarray([[[3.0, 0.0], [0.0, 2.0]]])
+    observed = jnp.asarray([[[0.5, 0.0], [np.sqrt(3.0), 1.0]]])
+    np.testing.assert_allclose(losses.consistency_loss(imagined, observed), [0.25], atol=1e-6)
+    np.testing.assert_allclose(losses.consistency_loss(imagined, -imagined), [2.0], atol=1e-6)
+    moved, told = jax.grad(lambda *both: losses.consistency_loss(*both).sum(), argnums=(0, 1))(imagined, observed)
+    # d(1 - cos) / dx at x = (0, 2), half a token's weight: minus sin 60 / |x| across, nothing along.
+    np.testing.assert_allclose(moved, [[[0, 0], [-np.sqrt(3) / 2 / 2 / 2, 0]]], atol=1e-6)
+    np.testing.assert_array_equal(told, jnp.zeros_like(observed))
+    assert np.isfinite(jax.grad(lambda x: losses.consistency_loss(x, observed).sum())(jnp.zeros((1, 2, 2)))).all()
+
+
 def test_continuation_loss_by_hand() -> None:
     # sigmoid(ln 3) = 3/4
     logit = jnp.asarray([np.log(3.0), np.log(3.0), 500.0, -500.0])
@@ -280,6 +293,7 @@ def test_n06_a_model_that_is_never_wrong_has_no_loss() -> None:
     assert {name for name in metrics if name.startswith("loss_")} == {
         *(f"loss_{name}" for name in ("codes", "reward", "intrinsic", "continuation", "policy", "value", "q")),
         *(f"loss_open_{name}" for name in ("codes", "reward", "intrinsic", "continuation", "policy", "value")),
+        "loss_open_consistency",
     }
     for name in ("code_accuracy", "open_code_accuracy", "changed_code_accuracy"):
         assert float(metrics[name]) == pytest.approx(1.0)
@@ -357,7 +371,20 @@ def test_each_part_counts_what_its_weight_says() -> None:
         expected += weight * float(unit[f"loss_{name}"])
         if name != "q":
             expected += weight * weights.open_loop * float(unit[f"loss_open_{name}"])
+    expected += weights.consistency * weights.open_loop * float(unit["loss_open_consistency"])
     assert float(total) == pytest.approx(expected, rel=1e-4) == float(metrics["loss"])
+
+
+def test_s2_24_a_weight_of_0_spends_nothing_on_consistency() -> None:
+    def told(weight: float) -> tuple[set[str], int]:
+        weights = EVERY_PART.replace(consistency=weight)
+        supervision = _true_windows()[1]
+        traced, out = jax.make_jaxpr(lambda s: _weighed_oracle_loss(s, weights), return_shape=True)(supervision)
+        return set(out[1][0]), str(traced).count("rsqrt")
+
+    (without, spent), (with_it, more) = told(0.0), told(0.5)
+    assert with_it - without == {"loss_open_consistency"} and without < with_it
+    assert spent == 0 < more
 
 
 NUM_GROUPS, NUM_CODES = 2, 5
