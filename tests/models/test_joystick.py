@@ -10,7 +10,7 @@ from learnmax_jax.models.joystick import BITS, action_bits
 def test_s4_49_the_bits_of_all_18_actions_by_hand() -> None:
     # UP, RIGHT, LEFT, DOWN, FIRE, in ALE's order of actions.
     without_fire = ["00000", "10000", "01000", "00100", "00010", "11000", "10100", "01010", "00110"]
-    expected = {name: bits for name, bits in zip(("NOOP", *ACTION_NAMES[2:10]), without_fire, strict=True)}
+    expected = dict(zip(("NOOP", *ACTION_NAMES[2:10]), without_fire, strict=True))
     expected |= {f"{name}FIRE": bits[:4] + "1" for name, bits in expected.items() if name != "NOOP"} | {"FIRE": "00001"}
     assert BITS == ("UP", "RIGHT", "LEFT", "DOWN", "FIRE")
     found = action_bits(ACTION_NAMES)
@@ -29,5 +29,5 @@ def test_names_that_do_not_decompose_are_refused_in_one_line(names: tuple[str, .
 
 @pytest.mark.parametrize("names", [(), ("UP", "NOOP", "UP")])
 def test_actions_that_the_bits_cannot_tell_apart_are_refused(names: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="of . actions . differ"):
+    with pytest.raises(ValueError, match=r"of \d actions \d differ"):
         action_bits(names)
