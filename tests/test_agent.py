@@ -30,7 +30,8 @@ UPDATES = [0, 0, 0, 1, 1, 1]
 
 
 def _build(*overrides: tuple[str, str], path: str = "configs/smoke.py") -> Agent:
-    return agents.build(configs.load(path, [*WORLD, *overrides]))
+    world = () if configs.load(path).env.backend == "world" else WORLD  # no emulators here
+    return agents.build(configs.load(path, [*world, *overrides]))
 
 
 def _copy(tree: Any) -> Any:

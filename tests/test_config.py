@@ -1,5 +1,6 @@
 """The one door: every wrong config or flag is one line and exit code 2."""
 
+import inspect
 import pathlib
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from absl import flags
 
 from learnmax_jax import config, config_checks, config_schema
+from learnmax_jax.acting import envs
 from learnmax_jax.lifecycle import BadInput
 
 BASE = "configs/base.py"
@@ -35,6 +37,9 @@ def own_flags() -> flags.FlagValues:
 
 def read(*arguments: str, config_path: str | None = BASE) -> config.Settings:
     return config.read_command_line(["zuma", *arguments], config_path=config_path, flag_values=own_flags())
+
+
+WORLD_CONFIGS = ("table", "key_door", "deep_sea", "sprites")
 
 
 def test_every_field_of_the_table_has_a_value_in_base() -> None:
@@ -88,12 +93,26 @@ BAD = [
     (["--workdir=a", "--workdir=b"], "--workdir=b: given twice", "once"),
     (["train"], "train: is not a flag", "--num_episodes, --workdir"),
     (["--config.dynamics.num_heads=7"], "dynamics.num_heads=7: head_dim must be even", "width=128"),
+    (["--config.dynamics.token_position=none"], "dynamics.token_position=none: a frame of one", "Nearest: learned"),
+    (
+        ["--config.dynamics.action_embedding=compositional", "--config.env.backend=world", "--config.env.game=scripted"],
+        "dynamics.action_embedding=compositional: action '0' is no sum of UP, RIGHT, LEFT, DOWN, FIRE",
+        "Allowed: atomic, or an environment whose actions are joystick positions. Nearest: atomic",
+    ),
     (["--config.support.num_bins=50"], "support.num_bins=50", "Nearest: "),
     (["--config.tokenizer.patch_size=13"], "tokenizer.patch_size=13", "Nearest: "),
     (["--config.search.num_simulations=0"], "search.num_simulations=0: search.kind", "Nearest: 1"),
     (["--config.exploration.num_exploit_envs=65"], "exploration.num_exploit_envs=65: exceeds", "Nearest: 64"),
     (["--config.learner.replay_ratio=0.3"], "learner.replay_ratio=0.3: gives", "Nearest: "),
 ]
+
+
+@pytest.mark.parametrize("action_set", [6, 8, 18])
+def test_the_switches_of_the_dynamics_go_together(action_set: int) -> None:
+    switches = {"action_input": "token", "action_embedding": "compositional", "token_position": "rows_columns"}
+    lines = [f"--config.dynamics.{name}={value}" for name, value in (switches | {"code_input": "whitened"}).items()]
+    settings = read(*lines, "--config.tokenizer.layout=anchor", f"--config.env.action_set={action_set}")
+    assert {name: settings.dynamics[name] for name in switches} == switches
 
 
 @pytest.mark.parametrize(("arguments", "start", "also"), BAD, ids=[" ".join(case[0]) for case in BAD])
@@ -103,6 +122,72 @@ def test_f21_bad_input_names_field_value_and_nearest(arguments: list[str], start
     line = str(caught.value)
     assert start in line and also in line.replace(start, "", 1), line
     assert "\n" not in line
+
+
+# As BAD, with another config file.
+BAD_SECTIONS = [
+    ("key_door", ["--config.world.sise=3"], "world.sise=3: unknown field", "world.max_length. Nearest: world.size"),
+    ("key_door", ["--config.world.size=1"], "world.size=1: is out of range", "[2, 256]. Nearest: 2"),
+    ("key_door", ["--config.world.size=big"], "world.size=big: is not a whole number", "[2, 256]"),
+    ("key_door", ["--config.world=3"], "world=3: names a section", "world.size, world.max_length"),
+    ("key_door", ["--config.world.seed=3"], "world.seed=3: unknown field", "world.size, world.max_length"),
+    ("key_door", ["--config.env.game=deep_sea"], "world.max_length=64: unknown field", "world.seed, world.size"),
+    ("key_door", ["--config.env.game=keydoor"], "world.", "env.game=key_door"),
+    ("key_door", ["--config.world.size=40"], "tokenizer.num_codes=32: ", "at least 40, code_dim alike. Nearest: 40"),
+    ("table", ["--config.world.num_states=65537"], "world.num_states=65537: out of range", "Nearest: 65536"),
+    ("sprites", ["--config.world.player_size=22"], "world.player_size=22: out of range", "Nearest: 21"),
+    ("smoke", ["--config.world.size=3"], "world.size=3: the config has no such section", "env.game=key_door"),
+    ("smoke", ["--config.env.backend=world", "--config.env.game=key_door"], "world.size=(missing)", "[2, 256]"),
+    (
+        "smoke",
+        ["--config.world.size=3", "--config.env.game=key_door", "--config.env.backend=world"],
+        "world.max_length=(missing)",
+        "[1, inf)",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "start", "also"), BAD_SECTIONS, ids=[" ".join(case[1]) for case in BAD_SECTIONS]
+)
+def test_f21_a_bad_optional_section_names_field_value_and_nearest(
+    name: str, arguments: list[str], start: str, also: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        read(f"--config=configs/{name}.py", *arguments)
+    line = str(caught.value)
+    assert line.startswith(start) and also in line.replace(start, "", 1), line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", WORLD_CONFIGS)
+def test_a_worlds_section_is_the_arguments_of_its_make(name: str) -> None:
+    settings = config.load(f"configs/{name}.py")
+    arguments = set(inspect.signature(envs.WORLDS[name]).parameters) - {"num_envs"}
+    assert set(config_schema.optional_section(settings, "world")) == arguments
+    assert config_schema.optional_section(config.load(BASE), "world") == {}
+    (section,) = (each for each in config_schema.SECTIONS if each.describe().endswith(f"env.game={name}"))
+    assert set(section.fields) == arguments
+
+
+def test_a_section_can_come_from_the_command_line_in_any_order() -> None:
+    world = dict(config.load("configs/sprites.py").world.items()) | {"num_rooms": 3}
+    given = [f"--config.world.{field}={value}" for field, value in world.items()]
+    settings = read("--config=configs/smoke.py", *given, "--config.env.game=sprites", "--config.env.backend=world")
+    assert settings.world.to_dict() == world
+    assert read("--config=configs/key_door.py", "--config.world.size=9").world.size == 9
+
+
+def test_a_section_that_is_off_by_absence_comes_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"weight": config_schema.number("[0, 1]"), "steps": config_schema.count()}
+    monkeypatch.setattr(config_schema, "SECTIONS", (config_schema.Section("curiosity", fields),))
+    assert "curiosity" not in read()
+    with pytest.raises(BadInput, match=r"^curiosity.steps=\(missing\): "):
+        read("--config.curiosity.weight=0.5")
+    with pytest.raises(BadInput, match=r"^curiosity.wait=1: unknown field.*curiosity.steps"):
+        read("--config.curiosity.wait=1")
+    settings = read("--config.curiosity.weight=0.5", "--config.curiosity.steps=3")
+    assert config_schema.optional_section(settings, "curiosity") == {"weight": 0.5, "steps": 3}
 
 
 @pytest.mark.parametrize("argument", ["--config.search.num_simulation=16", "--config=configs/nothing.py"])
@@ -257,3 +342,4 @@ def test_help_lists_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> None
     text = capsys.readouterr().out
     assert "--num_episodes: episodes to play" in text
     assert "--config.search.num_simulations: a whole number in [0, inf); simulations" in text
+    assert "section world, with env.backend=world, env.game=key_door:\n  --config.world.size: a whole number" in text

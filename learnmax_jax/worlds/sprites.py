@@ -20,7 +20,7 @@ _UP_STEP = (0, -1, 0, 1, 0)
 _RIGHT_STEP = (0, 0, 1, 0, -1)
 
 # Grey levels: every sprite is brighter than every background, and has levels of its own.
-_PLAYER_LEVELS = (255, 215)  # rings
+_PLAYER_LEVELS = (255, 215)  # corners and middle; the edges between
 _SKULL_LEVEL = 195  # a disc
 _OBJECT_LEVEL = 175  # a diamond
 _DARKEST, _BRIGHTEST = 20, 120  # of a background's blocks
