@@ -99,12 +99,30 @@ BAD = [
         "dynamics.action_embedding=compositional: action '0' is no sum of UP, RIGHT, LEFT, DOWN, FIRE",
         "Allowed: atomic, or an environment whose actions are joystick positions. Nearest: atomic",
     ),
+    (["--config.dynamics.token_position=none"], "dynamics.token_position=none: a frame of one", "Nearest: learned"),
+    (
+        [
+            "--config.dynamics.action_embedding=compositional",
+            "--config.env.backend=world",
+            "--config.env.game=scripted",
+        ],
+        "dynamics.action_embedding=compositional: action '0' is no sum of UP, RIGHT, LEFT, DOWN, FIRE",
+        "Allowed: atomic, or an environment whose actions are joystick positions. Nearest: atomic",
+    ),
     (["--config.support.num_bins=50"], "support.num_bins=50", "Nearest: "),
     (["--config.tokenizer.patch_size=13"], "tokenizer.patch_size=13", "Nearest: "),
     (["--config.search.num_simulations=0"], "search.num_simulations=0: search.kind", "Nearest: 1"),
     (["--config.exploration.num_exploit_envs=65"], "exploration.num_exploit_envs=65: exceeds", "Nearest: 64"),
     (["--config.learner.replay_ratio=0.3"], "learner.replay_ratio=0.3: gives", "Nearest: "),
 ]
+
+
+@pytest.mark.parametrize("action_set", [6, 8, 18])
+def test_the_switches_of_the_dynamics_go_together(action_set: int) -> None:
+    switches = {"action_input": "token", "action_embedding": "compositional", "token_position": "rows_columns"}
+    lines = [f"--config.dynamics.{name}={value}" for name, value in (switches | {"code_input": "whitened"}).items()]
+    settings = read(*lines, "--config.tokenizer.layout=anchor", f"--config.env.action_set={action_set}")
+    assert {name: settings.dynamics[name] for name in switches} == switches
 
 
 @pytest.mark.parametrize("action_set", [6, 8, 18])
