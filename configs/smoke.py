@@ -48,5 +48,5 @@ def get_config() -> ConfigDict:
     config.evaluation.max_episode_steps = 20
     config.checkpoint.every_env_steps = 160
     config.report.every_env_steps = 64
-    config.pictures.every_env_steps = 320
+    config.pictures.every_env_steps = 160
     return config

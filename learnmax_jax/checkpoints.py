@@ -132,13 +132,15 @@ def save(
     return target
 
 
-def restore(folder: str | os.PathLike[str], like: Any) -> Restored | None:
+def restore(folder: str | os.PathLike[str], like: Any, *, part: str = "") -> Restored | None:
     """Reads the newest good checkpoint; writes nothing, so a read-only folder will do.
 
     Args:
       folder: as for `save`.
       like: a pytree of arrays or `jax.ShapeDtypeStruct` with the wanted structure, dtypes and
         shapes; leaves come back as numpy where it holds numpy, else with its sharding.
+      part: how the paths of the wanted leaves begin, such as "['train'].tokenizer"; `like` is that subtree. The
+        files of all leaves are checked nevertheless.
     Returns:
       The checkpoint, or None where the folder holds no checkpoint at all.
     Raises:
@@ -153,11 +155,13 @@ def restore(folder: str | os.PathLike[str], like: Any) -> Restored | None:
         if problem is None:
             manifest = _read_manifest(path)
             wanted = jax.tree_util.tree_flatten_with_path(like)[0]
-            _check_leaves(path, manifest["leaves"], wanted)
+            inside = [{**entry, "path": _below(part, entry["path"])} for entry in manifest["leaves"]]
+            _check_leaves(path, [entry for entry in inside if entry["path"]], wanted)
             values = _read_values(path, manifest["leaves"])
             leaves = [_leaf_of(entry, value) for entry, value in zip(manifest["leaves"], values)]
             if _hash(leaves) == manifest["tree_hash"]:
-                arrays = [_place(leaf, example) for leaf, (_, example) in zip(leaves, wanted)]
+                chosen = [leaf for leaf, entry in zip(leaves, inside) if entry["path"]]
+                arrays = [_place(leaf, example) for leaf, (_, example) in zip(chosen, wanted)]
                 state = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), arrays)
                 return Restored(step, state, json.loads((path / "meta.json").read_text()))
             problem = f"{path / 'state'}: the tree's hash differs from the manifest's"
@@ -186,6 +190,13 @@ def newest_good_step(folder: str | os.PathLike[str]) -> int | None:
     return next((step for step in reversed(steps(root)) if _problem_of(root / f"step_{step:012d}") is None), None)
 
 
+def shape_of(folder: str | os.PathLike[str], path: str) -> tuple[int, ...] | None:
+    """The shape of one leaf of the newest good checkpoint, or None; for who knows the state in part only."""
+    step = newest_good_step(folder)
+    leaves = _read_manifest(pathlib.Path(folder) / f"step_{step:012d}")["leaves"] if step is not None else []
+    return next((tuple(entry["shape"]) for entry in leaves if entry["path"] == path), None)
+
+
 def tree_hash(state: Any) -> str:
     """Hashes a pytree: sha256 over its leaves in tree order with path, dtype and shape."""
     return _hash(_flatten(state))
@@ -207,6 +218,13 @@ def _flatten(state: Any) -> list[_Leaf]:
 
 def _name(key_path: Any) -> str:
     return jax.tree_util.keystr(key_path).lstrip(".") or "(the state itself)"
+
+
+def _below(part: str, path: str) -> str:
+    """A leaf's path inside a subtree; empty outside of it."""
+    if not path.startswith(part) or (part and path[len(part) :][:1] not in (".", "[")):
+        return ""
+    return path[len(part) :].lstrip(".")
 
 
 def _hash(leaves: list[_Leaf]) -> str:

@@ -56,7 +56,7 @@ def imagine(
 
 
 def draw_strip(rows: Sequence[Array], captions: Sequence[str]) -> Image.Image:
-    """Draws rows of frames under one another, a caption over each column.
+    """Draws rows of frames under one another, a caption under each column.
 
     Args:
       rows: each `[K, H, W, C]`, values in 0..255.
@@ -66,12 +66,12 @@ def draw_strip(rows: Sequence[Array], captions: Sequence[str]) -> Image.Image:
     picture = Image.new("RGB", (width * len(captions), CAPTION_HEIGHT + height * len(rows)), "white")
     draw = ImageDraw.Draw(picture)
     for column, caption in enumerate(captions):
-        draw.text((column * width + 2, 1), caption, fill="black")
+        draw.text((column * width + 2, height * len(rows)), caption, fill="black")
         for line, frames in enumerate(rows):
             pixels = np.clip(np.asarray(frames[column]), 0, 255).astype(np.uint8)
             frame = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
             frame = frame.resize((pixels.shape[1] * SCALE, pixels.shape[0] * SCALE), Image.Resampling.NEAREST)
-            picture.paste(frame.convert("RGB"), (column * width, CAPTION_HEIGHT + line * height))
+            picture.paste(frame.convert("RGB"), (column * width, line * height))
     return picture
 
 

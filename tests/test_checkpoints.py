@@ -17,6 +17,7 @@ from flax import struct
 
 from learnmax_jax import checkpoints
 from learnmax_jax.lifecycle import BadInput, StorageError
+from tests import runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -69,6 +70,26 @@ def test_shapes_alone_are_enough_to_restore(tmp_path: pathlib.Path) -> None:
     restored = checkpoints.restore(tmp_path, jax.eval_shape(lambda: state))
     assert restored is not None
     assert checkpoints.tree_hash(restored.state) == checkpoints.tree_hash(state)
+
+
+def test_a_part_is_restored_alone(tmp_path: pathlib.Path) -> None:
+    inner, other = make_state(7), {"weights": jnp.arange(3.0)}
+    checkpoints.save(tmp_path, 1, {"train": inner, "training": other, "a": State(other, jnp.int32(5), ())}, {}, keep=1)
+    restored = checkpoints.restore(tmp_path, inner, part="['train']")
+    assert restored is not None
+    assert checkpoints.tree_hash(restored.state) == checkpoints.tree_hash(inner)
+    deeper = checkpoints.restore(tmp_path, other, part="['a'].params")
+    assert deeper is not None and deeper.state["weights"].tolist() == [0.0, 1.0, 2.0]
+    with pytest.raises(BadInput, match=r"\['weights'\]: saved float32\[3\], wanted none"):
+        checkpoints.restore(tmp_path, {}, part="['training']")
+    with pytest.raises(BadInput, match="saved none, wanted"):
+        checkpoints.restore(tmp_path, other, part="['train")
+    assert checkpoints.shape_of(tmp_path, "['train'].params['kernel']") == (3, 4)
+    assert checkpoints.shape_of(tmp_path, "['train'].params['colonel']") is None
+    runs.flip_bit(tmp_path / "step_000000000001" / "meta.json")
+    with pytest.raises(StorageError, match=r"meta\.json: differs"):
+        checkpoints.restore(tmp_path, {}, part="['train']")
+    assert checkpoints.shape_of(tmp_path, "['train'].params['kernel']") is None
 
 
 def test_nothing_there_is_not_an_error(tmp_path: pathlib.Path) -> None:

@@ -44,6 +44,9 @@ def refused(command: str, *arguments: str, code: int = 2, **environment: str) ->
         ("evaluate", ["--workdir=nowhere"], ["nowhere/config.json: no such file"]),
         ("evaluate", ["--workdir=nowhere", "--protocol=wild"], ["--protocol", "standard|deterministic"]),
         ("evaluate", ["--workdir=nowhere", "--num_episodes=0"], ["--num_episodes"]),
+        ("report", [], ["--workdir"]),
+        ("report", ["--workdir=nowhere"], ["workdir=nowhere: no such folder"]),
+        ("report", ["--workdir=configs"], ["config.json and metrics.jsonl missing"]),
         ("bench", ["--rounds=0"], ["--rounds"]),
         ("bench", ["--config.learner.batch_size=two"], ["learner.batch_size=two"]),
     ],
@@ -170,6 +173,12 @@ def test_smoke_reports_every_number_that_is_promised(smoke: tuple[pathlib.Path, 
     # Chunks of 16: the replay holds 64 rows after step 4; then one update a step.
     assert read[-1]["num_updates"] >= 36
     assert read[-1]["evaluation_score"] is not None and read[-1]["evaluation_rooms"] == 1
+    assert read[-1]["positions_visited"] > 10 and (workdir / "positions" / "step_000000000040.npz").exists()
+    assert json.loads((workdir / "starts.jsonl").read_text())["command"].startswith(
+        "python -m experiments.zuma --config="
+    )
+    strips = sorted(file.name for file in (workdir / "pictures").iterdir())
+    assert strips == [f"step-{step:09d}.png" for step in (10, 20, 30, 40)]  # between the evaluations too
     for name in ("evaluation/step-000000020.gif", "evaluation/step-000000040.gif"):
         with Image.open(workdir / name) as film:
             assert film.size == (168, 168) and film.n_frames > 5
@@ -197,6 +206,22 @@ def test_evaluate_plays_films_and_ends_with_json(smoke: tuple[pathlib.Path, runs
         assert film.size == (168, 168) and film.n_frames > 30
     after = runs.files(workdir)
     assert after.pop(name) and after == before
+
+
+def test_report_writes_a_page_and_names_what_is_damaged(
+    smoke: tuple[pathlib.Path, runs.Ended], tmp_path: pathlib.Path
+) -> None:
+    workdir, _ = smoke
+    before = runs.files(workdir)
+    out = tmp_path / "pages" / "page.html"
+    ended = runs.finish(runs.start("report", f"--workdir={workdir}", f"--out={out}"))
+    assert (ended.code, ended.output) == (0, f"report: {out}\n"), ended.errors
+    assert "Nothing to show" not in out.read_text() and runs.files(workdir) == before
+    copy = pathlib.Path(shutil.copytree(workdir, tmp_path / "copy"))
+    (copy / "pictures" / "step-000000010.png").write_bytes(b"no picture")
+    ended = runs.finish(runs.start("report", f"--workdir={copy}"))
+    assert ended.code == 2 and ended.errors.count("\n") == 1 and "step-000000010.png: cannot be read" in ended.errors
+    assert "Damaged" in (copy / "report.html").read_text()
 
 
 @pytest.mark.slow

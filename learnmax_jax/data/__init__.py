@@ -1,1 +1,1 @@
-"""Recorded facts that ship with the package: routes through Montezuma's Revenge."""
+"""Recorded facts that ship with the package: routes through Montezuma's Revenge; published learning curves."""
