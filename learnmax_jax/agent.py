@@ -20,6 +20,7 @@ from learnmax_jax.exploration import novelty
 from learnmax_jax.learning import learner, supervision
 from learnmax_jax.learning.learner import TrainState
 from learnmax_jax.learning.losses import LossWeights
+from learnmax_jax.learning.supervision import Supervision
 from learnmax_jax.models.support import Support
 from learnmax_jax.models.tokenizer import Tokenizer, make_tokenizer
 from learnmax_jax.models.world_model import ModelParams, WorldModel, make_world_model
@@ -103,7 +104,8 @@ class Agent:
       steps_per_call: E T, env steps of one act-learn step.
       updates_per_step: U.
       act: (ModelParams, ActorState, novelty, rng_key) -> (ActorState, novelty, ActOutput).
-      update: learner.update with its parts bound.
+      supervise: supervision.supervise with its parts bound.
+      update, update_model, update_tokenizer: learner's, with their parts bound.
       init_train: learner.init with its parts bound.
     """
 
@@ -116,7 +118,10 @@ class Agent:
     steps_per_call: int
     updates_per_step: int
     act: Callable[..., tuple[ActorState, novelty.NoveltyState, ActOutput]]
+    supervise: Callable[..., Supervision]
     update: Callable[..., tuple[TrainState, Array, Metrics]]
+    update_model: Callable[..., tuple[TrainState, Array, Metrics]]
+    update_tokenizer: Callable[..., tuple[TrainState, Metrics]]
     init_train: Callable[[Array, Array], TrainState]
 
 
@@ -127,7 +132,8 @@ def build_player(config: Any) -> Player:
       ValueError: a part refuses its section.
     """
     environments = envs.make(**config.env, world=config_schema.optional_section(config, "world"))
-    tokenizer = make_tokenizer(observation_shape=environments.observation_shape, **config.tokenizer)
+    growth = config_schema.optional_section(config, "growth") or None
+    tokenizer = make_tokenizer(observation_shape=environments.observation_shape, growth=growth, **config.tokenizer)
     support = Support(**config.support)
     world_model = make_world_model(
         tokenizer,
@@ -168,12 +174,6 @@ def build(config: Any) -> Agent:
     rates = ("learning_rate", "warmup_updates", "weight_decay", "clip_norm")
     optimizer = learner.make_optimizer(**{name: settings[name] for name in rates})
     tokenizer_optimizer = learner.make_optimizer(**{name: config.tokenizer_learner[name] for name in rates})
-    parts = {
-        "world_model": player.world_model,
-        "tokenizer": player.tokenizer,
-        "optimizer": optimizer,
-        "tokenizer_optimizer": tokenizer_optimizer,
-    }
     supervise = partial(
         supervision.supervise,
         world_model=player.world_model,
@@ -183,6 +183,16 @@ def build(config: Any) -> Agent:
         **config.returns,
     )
     ring = ("kind", "capacity", "min_size", "priority_exponent", "importance_exponent")
+    model_parts = {
+        "world_model": player.world_model,
+        "support": player.support,
+        "optimizer": optimizer,
+        "loss_weights": LossWeights(**config.loss_weights),
+        "unroll_steps": settings.unroll_steps,
+        "num_unrolls": settings.num_unrolls,
+        "target_decay": settings.target_decay,
+    }
+    tokenizer_parts = {"tokenizer": player.tokenizer, "tokenizer_optimizer": tokenizer_optimizer}
     return Agent(
         config=config,
         player=player,
@@ -199,17 +209,11 @@ def build(config: Any) -> Agent:
         steps_per_call=config.env.num_envs * config.actor.num_steps,
         updates_per_step=config_checks.updates_per_step(config),
         act=partial(player.act, observe=partial(_observe, keys)),
-        update=partial(
-            learner.update,
-            **parts,
-            support=player.support,
-            supervise=supervise,
-            loss_weights=LossWeights(**config.loss_weights),
-            unroll_steps=settings.unroll_steps,
-            num_unrolls=settings.num_unrolls,
-            target_decay=settings.target_decay,
-        ),
-        init_train=partial(learner.init, **parts),
+        supervise=supervise,
+        update=partial(learner.update, supervise=supervise, **model_parts, **tokenizer_parts),
+        update_model=partial(learner.update_model, **model_parts),
+        update_tokenizer=partial(learner.update_tokenizer, **tokenizer_parts),
+        init_train=partial(learner.init, world_model=player.world_model, optimizer=optimizer, **tokenizer_parts),
     )
 
 

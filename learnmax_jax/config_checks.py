@@ -127,7 +127,8 @@ def _check_rooms(config: Any) -> None:
     with _section("support"):
         support = Support(**config.support)
     with _section("tokenizer"):
-        tokenizer = make_tokenizer(observation_shape=shape, **config.tokenizer)
+        growth = optional_section(config, "growth") or None
+        tokenizer = make_tokenizer(observation_shape=shape, growth=growth, **config.tokenizer)
     with _section("dynamics"):
         make_world_model(
             tokenizer,
@@ -171,5 +172,6 @@ CHECKS: tuple[Callable[[Any], None], ...] = (
     _check_search,
     _check_replay,
     _check_updates,
+    _check_pretrain,
     _check_rooms,
 )

@@ -156,7 +156,7 @@ FIELDS: Mapping[str, Field] = {
     "actor.num_steps": count("agent steps of each environment in one train step"),
     # models
     "tokenizer.layout": choice("frame", "patch", "anchor"),
-    "tokenizer.quantizer": choice("vq_ema", "vq_grad", "fsq", "random", "identity"),
+    "tokenizer.quantizer": choice("vq_ema", "vq_grad", "fsq", "random", "growing", "identity"),
     "tokenizer.distance": choice("cosine", "l2"),
     "tokenizer.num_groups": count("code groups a token"),
     "tokenizer.num_codes": count("codes a group", "[2, 65536]"),
@@ -256,7 +256,6 @@ FIELDS: Mapping[str, Field] = {
     "pictures.every_env_steps": count("agent steps"),
 }
 
-# What a run may change when it is resumed; everything else has shaped its state or its data.
 
 @dataclasses.dataclass(frozen=True)
 class Section:
@@ -306,6 +305,15 @@ SECTIONS: tuple[Section, ...] = (
             "checkpoint_every_updates": count("updates"),
         },
     ),
+    Section(
+        "growth",
+        {
+            "distance": number("[0, 255]", "grey levels, root mean square over a patch, from the nearest code"),
+            "error": number("[0, 255]", "grey levels, root mean square over a patch, of the reconstruction"),
+            "limit": count("codes an update"),
+        },
+        {"tokenizer.quantizer": "growing"},
+    ),
     world(
         "table",
         {
@@ -341,6 +349,7 @@ SECTIONS: tuple[Section, ...] = (
     ),
 )
 
+# What a run may change when it is resumed; everything else has shaped its state or its data.
 MAY_CHANGE_ON_RESUME = (
     "name",
     "num_env_steps",
@@ -352,11 +361,11 @@ MAY_CHANGE_ON_RESUME = (
     "checkpoint.keep",
     "report.every_env_steps",
     "pictures.every_env_steps",
-)
     "pretrain.model_updates",
     "pretrain.report_every_updates",
     "pretrain.examine_every_updates",
     "pretrain.checkpoint_every_updates",
+)
 
 
 def error(field: str, given: Any, why: str, allowed: str, nearest_value: Any = None) -> BadInput:
@@ -365,7 +374,6 @@ def error(field: str, given: Any, why: str, allowed: str, nearest_value: Any = N
     return BadInput(line if nearest_value is None else f"{line} Nearest: {nearest_value}")
 
 
-def check_fields(config: Any) -> None:
 def fields_of(given: Mapping[str, Any]) -> dict[str, Field]:
     """All fields that a config must have: the required ones and those of its optional sections.
 
@@ -384,10 +392,11 @@ def optional_section(config: Any, name: str) -> dict[str, Any]:
     return dict(config[name].items()) if name in config else {}
 
 
-    """Checks that each field of the table is there, nothing else is, and each value is allowed."""
+def check_fields(config: Any) -> None:
+    """Checks that each field of the tables is there, nothing else is, and each value is allowed."""
     given = flatten(config)
-    for name, value in given.items():
     fields = fields_of(given)
+    for name, value in given.items():
         if name not in fields:
             raise unknown_field(name, value, fields)
     for name, field in fields.items():

@@ -17,28 +17,30 @@ class MetricsWriter:
     A row is on its way to the disk when `write` returns, so a killed run loses none.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, restored_env_steps: int) -> None:
-        """Opens the file and cuts the rows after the restored step, so that no step stands twice.
+    def __init__(self, workdir: str | os.PathLike[str], *, restored: int, counter: str) -> None:
+        """Opens the file and cuts the rows after the restored count, so that no row stands twice.
 
         Args:
           workdir: exists.
-          restored_env_steps: where the run continues; 0 for a new one.
+          restored: where the run continues, counted by `counter`; 0 for a new one.
+          counter: the row's name for what its numbers are a function of, e.g. `num_env_steps`.
         """
         folder = pathlib.Path(workdir)
         path = folder / "metrics.jsonl"
-        _cut(path, restored_env_steps)
+        self._counter = counter
+        _cut(path, restored, counter)
         self._file = path.open("a")
         self._board = None
         if importlib.util.find_spec("tensorboardX"):
             import tensorboardX
 
-            self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=restored_env_steps + 1)
+            self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=restored + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row.
 
         Args:
-          row: json values and scalar arrays by name, `num_env_steps` among them. What is not finite becomes
+          row: json values and scalar arrays by name, the counter among them. What is not finite becomes
             null: json has no NaN.
         """
         plain = {name: _plain(value) for name, value in row.items()}
@@ -46,8 +48,8 @@ class MetricsWriter:
         self._file.flush()
         if self._board is not None:
             for name, value in plain.items():
-                if isinstance(value, int | float) and name != STEP:
-                    self._board.add_scalar(name, value, plain[STEP])
+                if isinstance(value, int | float) and name != self._counter:
+                    self._board.add_scalar(name, value, plain[self._counter])
             self._board.flush()
 
     def close(self) -> None:
@@ -89,11 +91,11 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes_left:02d}:{seconds_left:02d}"
 
 
-def _cut(path: pathlib.Path, restored_env_steps: int) -> None:
-    """Keeps the rows up to a step; the file is replaced whole, so a kill in between loses nothing."""
+def _cut(path: pathlib.Path, restored: int, counter: str) -> None:
+    """Keeps the rows up to a count; the file is replaced whole, so a kill in between loses nothing."""
     if not path.exists():
         return
-    kept = [row for row in read_rows(path) if row[STEP] <= restored_env_steps]
+    kept = [row for row in read_rows(path) if row[counter] <= restored]
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
     os.replace(temporary, path)

@@ -78,7 +78,7 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
                     workdir / "shards", records_per_shard=settings.replay.records_per_shard, next_index=step
                 )
             files.callback(writer.close)
-            rows = metrics.MetricsWriter(workdir, restored_env_steps=step * agent.steps_per_call)
+            rows = metrics.MetricsWriter(workdir, restored=step * agent.steps_per_call, counter=metrics.STEP)
             files.callback(rows.close)
             config.dump(settings, workdir / "config.json")
             provenance.record(workdir)

@@ -4,12 +4,13 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# jaxlib 0.10 and 0.11 on CPU can hang in a fusion pass on high ranks (jax issue 39257); the flag turns that pass off.
-if "xla_cpu_experimental_ynn_fusion_type" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_cpu_experimental_ynn_fusion_type=").strip()
 # Repeated runs, and the commands that tests start, find their compiled programs here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+from learnmax_jax import config as settings_door
+
+settings_door.set_xla_flags()
 
 import jax
 import pytest

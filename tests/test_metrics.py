@@ -21,7 +21,7 @@ def _no_board(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def write(workdir: pathlib.Path, *steps: int, restored: int = 0) -> None:
-    writer = metrics.MetricsWriter(workdir, restored_env_steps=restored)
+    writer = metrics.MetricsWriter(workdir, restored=restored, counter=metrics.STEP)
     for step in steps:
         writer.write({"num_env_steps": step, "loss": step / 2})
     writer.close()
@@ -32,7 +32,7 @@ def steps_in(workdir: pathlib.Path) -> list[int]:
 
 
 def test_rows_are_on_disk_at_once(tmp_path: pathlib.Path) -> None:
-    writer = metrics.MetricsWriter(tmp_path, restored_env_steps=0)
+    writer = metrics.MetricsWriter(tmp_path, restored=0, counter=metrics.STEP)
     row = {"num_env_steps": 8, "loss": jnp.float32(0.5), "score": None, "bad": np.float32("nan"), "ok": True}
     writer.write(row)
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()

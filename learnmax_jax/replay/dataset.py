@@ -138,6 +138,19 @@ def hash_windows(hashes: np.ndarray, end: np.ndarray, length: int) -> np.ndarray
     return np.where(whole, combined | np.uint64(1), np.uint64(0))
 
 
+def check_no_overlap(dataset: Dataset) -> None:
+    """Asserts, by comparing the rows themselves, that no test window's rows also stand in the training part.
+
+    Raises:
+      AssertionError: one does.
+    """
+    hashes = hash_windows(hash_rows(dataset.rows.observation, dataset.rows.action), dataset.end, dataset.overlap_length)
+    training = hashes[~dataset.is_test & (hashes != 0)]
+    test = hashes[dataset.is_test & ~dataset.is_known & (hashes != 0)]
+    overlap = np.isin(test, training).sum()
+    assert overlap == 0, f"{overlap} test windows of {dataset.overlap_length} rows stand in the training part"
+
+
 def held_out_windows(dataset: Dataset, *, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Test windows of `length` rows that do not overlap one another, nor the training part.
 

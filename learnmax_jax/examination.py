@@ -1,0 +1,234 @@
+"""What a tokenizer and a model are worth on held-out frames; RAM is read here, and nothing learns from it.
+
+Names of the figures: `recall` (share of frames whose decoded picture shows the player), `position_error`
+(pixels, of a linear probe of the codes), `room_accuracy` (of another), `gap_closed_<k>` (share of the step from
+copying the last frame to reconstructing the next that k open-loop steps go, in foreground error).
+"""
+
+import dataclasses
+import pathlib
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from learnmax_jax import pictures, recording
+from learnmax_jax.agent import Agent
+from learnmax_jax.learning.learner import TrainState
+from learnmax_jax.measures import linear_probe, player, prediction
+from learnmax_jax.measures.rollout import roll_out
+from learnmax_jax.replay import dataset
+from learnmax_jax.replay.dataset import Dataset
+from learnmax_jax.types import Batch, Probe
+
+HORIZONS = (1, 2, 5, 10)
+# Frames that probes are fitted on, and that single-frame figures are taken from, at most.
+MOST_FRAMES = 4096
+# Windows that are rolled out in one call.
+_CHUNK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Single frames with what RAM says of them; `[M, ...]`.
+
+    Attributes:
+      pixels: `[M, H, W, C]` uint8. room: `[M]` int32, -1 where unknown.
+      x, y: `[M]` float32 pixels, the player's middle.
+      medians: `[M, H, W]` float32, the median frame of each frame's room.
+    """
+
+    pixels: np.ndarray
+    room: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    medians: np.ndarray
+
+
+class Examiner:
+    """Held-out frames and windows of one data set, and what is compiled to look at them."""
+
+    def __init__(self, agent: Agent, recorded: Dataset, data: pathlib.Path) -> None:
+        """Gathers frames, windows and RAM's facts; compiles nothing.
+
+        Args:
+          agent: the parts.
+          recorded: the data set.
+          data: its folder, for the probes.
+        """
+        self.agent, section = agent, agent.config.pretrain
+        probes = [recording.read_probes(data, int(index)) for index in recorded.records]
+        self.probe: Probe = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *probes)
+        self.is_montezuma = agent.config.env.backend != "world"
+        generator = np.random.default_rng(0)
+        train_rows = _some(recorded.training_rows, generator)
+        pixels = recorded.rows.observation.reshape(-1, *recorded.rows.observation.shape[2:])
+        rooms = self.probe.room.reshape(-1)
+        self.room_medians = player.median_frames(pixels[train_rows][..., 0], rooms[train_rows])
+        self.train = self._frames(recorded, train_rows)
+        self.test = self._frames(recorded, _some(np.flatnonzero(recorded.is_test & ~recorded.is_known), generator))
+        self.context_frames = min(agent.config.actor.window, agent.config.learner.sequence_length)
+        environment, start = dataset.held_out_windows(recorded, length=self.context_frames + max(HORIZONS))
+        chosen = _some(np.arange(len(start)), generator, most=section.num_test_windows)
+        self.windows: Batch | None = None
+        if len(chosen):
+            environment, start = environment[chosen], start[chosen]
+            self.windows = dataset.gather(
+                recorded, environment, start, start, sequence_length=self.context_frames + max(HORIZONS) - 1
+            )
+            times = start[:, None] + self.context_frames + np.arange(max(HORIZONS))[None]
+            flat = (environment[:, None] * recorded.begin.shape[1] + times).reshape(-1)
+            self.ahead = self._frames(recorded, flat)
+        self._tokenise = jax.jit(lambda params, x: agent.world_model.tokenise(params, x))
+        self._decode = jax.jit(lambda params, codes: agent.world_model.decode(params, codes))
+        self._roll_out = jax.jit(
+            partial(
+                roll_out,
+                world_model=agent.world_model,
+                context_frames=self.context_frames,
+                unroll_steps=max(HORIZONS),
+            )
+        )
+        self.imagine = jax.jit(
+            partial(
+                pictures.imagine,
+                world_model=agent.world_model,
+                context_frames=self.context_frames,
+                unroll_steps=agent.config.learner.unroll_steps,
+            )
+        )
+
+    def _frames(self, recorded: Dataset, rows: np.ndarray) -> Frames:
+        pixels = recorded.rows.observation.reshape(-1, *recorded.rows.observation.shape[2:])[rows]
+        room, x, y = (getattr(self.probe, name).reshape(-1)[rows] for name in ("room", "x", "y"))
+        if self.is_montezuma:
+            x, y = player.to_pixels(x, y)
+        nearest = min(self.room_medians)
+        medians = np.stack([self.room_medians.get(int(number), self.room_medians[nearest]) for number in room])
+        return Frames(pixels, room, x.astype(np.float32), y.astype(np.float32), medians)
+
+    def examine(self, train: TrainState, *, with_model: bool) -> dict[str, Any]:
+        """All figures that the data allows.
+
+        Args:
+          train: what has learned.
+          with_model: the dynamics has learned something too.
+        """
+        figures, probe = self.examine_tokenizer(train)
+        if with_model and self.windows is not None:
+            figures |= self.examine_model(train, probe)
+        return figures
+
+    def tokenise(self, train: TrainState, frames: np.ndarray) -> np.ndarray:
+        """Codes `[M, N, G]` of frames `[M, H, W, C]`, a few at a time."""
+        parts = [self._tokenise(train.model, x) for x in _chunks(frames)]
+        return np.concatenate(jax.device_get(parts))[: len(frames)]
+
+    def decode(self, train: TrainState, codes: np.ndarray) -> np.ndarray:
+        """Pictures `[M, H, W]` of codes `[M, N, G]`."""
+        parts = [self._decode(train.model, x) for x in _chunks(codes)]
+        return np.concatenate(jax.device_get(parts))[: len(codes), ..., 0]
+
+    def examine_tokenizer(self, train: TrainState) -> tuple[dict[str, Any], linear_probe.Probe | None]:
+        """Figures of single frames, and the probe that reads the player's place off codes."""
+        codes = self.tokenise(train, self.test.pixels)
+        decoded = self.decode(train, codes)
+        true = self.test.pixels[..., 0].astype(np.float32)
+        mask = prediction.foreground(true, true, self.test.medians, threshold=self.threshold)
+        counts = np.stack([np.bincount(group.ravel(), minlength=self.num_codes) for group in np.moveaxis(codes, 2, 0)])
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        entropy = -np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-12)), 0.0).sum(axis=1)
+        figures: dict[str, Any] = {
+            "test_pixel_error": float(np.sqrt(((true - decoded) ** 2).mean())),
+            "test_foreground_error": prediction.foreground_error(true, decoded, mask),
+            "test_codes_used": float((counts > 0).sum(axis=1).mean()),
+            "test_perplexity": float(np.exp(entropy).mean()),
+        }
+        if (self.test.room < 0).any():
+            return figures, None
+        seen, visible = player.player_seen(true, decoded, self.test.medians, self.test.x, self.test.y)
+        vectors = np.asarray(self.agent.tokenizer.code_vectors(train.tokenizer))
+        features = linear_probe.features_of(self.tokenise(train, self.train.pixels), vectors)
+        test_features = linear_probe.features_of(codes, vectors)
+        probe = linear_probe.fit(features, _places(self.train))
+        figures |= {
+            "recall": float(seen[visible].mean()),
+            "position_error": float(linear_probe.distance(probe(test_features), _places(self.test)).mean()),
+            "room_accuracy": linear_probe.room_accuracy(features, self.train.room, test_features, self.test.room),
+        }
+        return figures, probe
+
+    @property
+    def threshold(self) -> float:
+        """Grey levels off the median from which a pixel is foreground: as the tokenizer's own."""
+        return self.agent.config.tokenizer.motion_threshold
+
+    @property
+    def num_codes(self) -> int:
+        """V."""
+        return self.agent.tokenizer.num_codes
+
+    def examine_model(self, train: TrainState, probe: linear_probe.Probe | None) -> dict[str, Any]:
+        """Figures of open-loop predictions on the held-out windows."""
+        assert self.windows is not None
+        rolled = [self._roll_out(train.model, part) for part in _batches(self.windows)]
+        count = self.windows.mask.shape[0]
+        rolled = jax.tree.map(lambda *x: np.concatenate(x)[:count], *jax.device_get(rolled))
+        steps = max(HORIZONS)
+        last = np.asarray(self.windows.rows.observation[:, self.context_frames - 1, ..., 0], np.float32)
+        vectors = np.asarray(self.agent.tokenizer.code_vectors(train.tokenizer))
+
+        def by_window(x: np.ndarray) -> np.ndarray:
+            return x.reshape(count, steps, *x.shape[1:])
+
+        true, medians = by_window(self.ahead.pixels[..., 0].astype(np.float32)), by_window(self.ahead.medians)
+        places = by_window(_places(self.ahead))
+        figures: dict[str, Any] = {
+            "forced_nats": float(rolled.forced_nats.mean()),
+            "rolling_nats": float(rolled.nats.mean()),
+            "exposure_ratio": float(rolled.nats.mean() / max(rolled.forced_nats.mean(), 1e-9)),
+        }
+        for k in HORIZONS:
+            at = k - 1
+            predicted, codes = rolled.predicted[:, at], rolled.codes[:, at]
+            mask = prediction.foreground(true[:, at], last, medians[:, at], threshold=self.threshold)
+            errors = {
+                "model": prediction.foreground_error(true[:, at], self.decode(train, predicted), mask),
+                "copy": prediction.foreground_error(true[:, at], last, mask),
+                "reconstruction": prediction.foreground_error(true[:, at], self.decode(train, codes), mask),
+            }
+            figures |= {f"error_{name}_{k}": value for name, value in errors.items()}
+            figures[f"gap_closed_{k}"] = prediction.gap_closed(**errors)
+            figures[f"changed_accuracy_{k}"] = prediction.changed_accuracy(codes, predicted, rolled.last_codes)
+            figures[f"accuracy_{k}"] = float((codes == predicted).mean())
+            if probe is not None:
+                features = linear_probe.features_of(predicted, vectors)
+                figures[f"predicted_position_error_{k}"] = float(
+                    linear_probe.distance(probe(features), places[:, at]).mean()
+                )
+        return figures
+
+
+def _places(frames: Frames) -> np.ndarray:
+    return np.stack([frames.x, frames.y], axis=-1)
+
+
+def _some(rows: np.ndarray, generator: np.random.Generator, *, most: int = MOST_FRAMES) -> np.ndarray:
+    """At most `most` of the rows, drawn without replacement, in order."""
+    return np.sort(generator.choice(rows, min(most, len(rows)), replace=False))
+
+
+def _chunks(x: np.ndarray) -> list[np.ndarray]:
+    """Pieces of one size, so that one program serves all; the last one is filled with its first row."""
+    size = 8 * _CHUNK
+    missing = -len(x) % size
+    filled = np.concatenate([x, np.repeat(x[:1], missing, axis=0)])
+    return [filled[at : at + size] for at in range(0, len(filled), size)]
+
+
+def _batches(windows: Batch) -> list[Batch]:
+    """Windows in batches of one size; the last one is filled with the first window."""
+    count = windows.mask.shape[0]
+    index = np.concatenate([np.arange(count), np.zeros(-count % _CHUNK, int)]).reshape(-1, _CHUNK)
+    return [jax.tree.map(lambda x, rows=rows: x[rows], windows) for rows in index]

@@ -1,0 +1,82 @@
+"""The model rolled open loop through actions that were taken, beside what came and what it says one step ahead."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from learnmax_jax.models.world_model import ModelParams, WorldModel
+from learnmax_jax.types import Array, Batch
+
+
+@struct.dataclass
+class Rollout:
+    """K frames after a context, `[B, K, ...]`.
+
+    Attributes:
+      codes: `[B, K, N, G]` int32, of the frames that came.
+      last_codes: `[B, N, G]` int32, of the last frame of the context.
+      predicted: `[B, K, N, G]` int32, the likeliest codes, K steps open loop.
+      nats: `[B, K]`, cross-entropy of `codes` under the open-loop prediction, mean over tokens and groups.
+      forced_nats: `[B, K]`, the same where every frame before is the true one.
+      latents: `[B, K, N, D]`, imagined.
+      forced_latents: `[B, K, N, D]`, of the true frames.
+    """
+
+    codes: Array
+    last_codes: Array
+    predicted: Array
+    nats: Array
+    forced_nats: Array
+    latents: Array
+    forced_latents: Array
+
+
+def roll_out(
+    params: ModelParams, batch: Batch, *, world_model: WorldModel, context_frames: int, unroll_steps: int
+) -> Rollout:
+    """Rolls the model through a batch's actions, by the very step that search and training use.
+
+    Args:
+      params: of the model.
+      batch: windows `[B, L + 1, ...]`; only those whose first context_frames + unroll_steps rows are of one
+        episode make sense.
+      world_model: the bundle.
+      context_frames: real frames the model sees first.
+      unroll_steps: K.
+    """
+    length = context_frames + unroll_steps
+    rows = jax.tree.map(lambda x: x[:, :length], batch.rows)
+    shape = rows.observation.shape
+    codes = world_model.tokenise(params, rows.observation.reshape(-1, *shape[2:]))
+    codes = codes.reshape(*shape[:2], *codes.shape[1:])
+    unknown = jnp.full_like(rows.action[:, :1], world_model.num_actions)
+    led_here = jnp.concatenate([unknown, rows.action[:, :-1]], axis=1)
+    led_here = jnp.where(rows.first, world_model.num_actions, led_here)
+    # What lies ahead is masked by causality: one pass serves the forced prediction and every context.
+    context, latents = world_model.context(params, codes, led_here, rows.first, capacity=length)
+    ahead, before = codes[:, context_frames:], slice(context_frames - 1, length - 1)
+    flat = latents[:, before].reshape(-1, *latents.shape[2:])
+    forced = world_model.outcome(
+        params,
+        world_model.root(flat, codes[:, before].reshape(-1, *codes.shape[2:]), max_depth=0),
+        rows.action[:, before].reshape(-1),
+        None,
+    )
+    node = world_model.root(latents[:, context_frames - 1], codes[:, context_frames - 1], max_depth=unroll_steps)
+    context = context.replace(length=jnp.full_like(context.length, context_frames))
+    _, imagined, outcome = world_model.unroll(params, context, node, rows.action[:, before], None)
+    return Rollout(
+        codes=ahead,
+        last_codes=codes[:, context_frames - 1],
+        predicted=jnp.argmax(outcome.code_logits, axis=-1).astype(jnp.int32),
+        nats=nats(outcome.code_logits, ahead),
+        forced_nats=nats(forced.code_logits.reshape(outcome.code_logits.shape), ahead),
+        latents=imagined,
+        forced_latents=latents[:, context_frames:],
+    )
+
+
+def nats(logits: Array, codes: Array) -> Array:
+    """Cross-entropy `[...]` of codes `[..., N, G]` under logits `[..., N, G, V]`, mean over tokens and groups."""
+    likelihood = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), codes[..., None], axis=-1)
+    return -likelihood[..., 0].mean(axis=(-2, -1))

@@ -1,0 +1,208 @@
+"""Tokenizer and dynamics from recorded play.
+
+    <workdir>/config.json, metrics.jsonl, checkpoints/    as a run's; rows count `num_updates`
+    <workdir>/pictures/                                   held-out frames: actual, reconstructed, predicted
+
+First the tokenizer alone, then the dynamics on its slow copy; `pretrain.tokenizer_with_model` lets
+the tokenizer go on learning meanwhile. Policy and values learn nothing here: recorded play was searched by nobody.
+"""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from learnmax_jax import agent as agents
+from learnmax_jax import checkpoints, config, examination, lifecycle, metrics, pictures, postmortem, provenance
+from learnmax_jax.agent import Agent
+from learnmax_jax.learning.learner import TrainState
+from learnmax_jax.replay import dataset
+from learnmax_jax.replay.dataset import Dataset
+from learnmax_jax.types import Array, Batch, Metrics
+
+COUNTER = "num_updates"
+
+# One update: (state, batch, observations, key) -> (state, metrics).
+Update = Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]
+
+
+def run(settings: config.Settings, *, data: pathlib.Path, workdir: pathlib.Path, stop: lifecycle.StopWatcher) -> int:
+    """Trains until both budgets of updates are spent, from the newest good checkpoint if there is one.
+
+    Args:
+      settings: the checked config, with a section `pretrain`.
+      data: a folder that experiments.record wrote.
+      workdir: the result's folder; made if it is not there.
+      stop: tells of a signal; the run saves and ends.
+    Returns:
+      Exit code 0.
+    Raises:
+      BadInput: data that does not fit the config, or a folder of another run.
+      NonFinite, StorageError, Preempted: as a run's.
+    """
+    section = require_section(settings)
+    with lifecycle.locked(workdir):
+        if (workdir / "config.json").exists():
+            config.check_resume(config.load_saved(workdir / "config.json"), settings, workdir)
+        total = section.tokenizer_updates + section.model_updates
+        if (checkpoints.newest_good_step(workdir / "checkpoints") or 0) >= total:
+            print(f"{workdir}: finished, {total:,} updates", flush=True)
+            return lifecycle.DONE
+        with lifecycle.bad_input():
+            agent = agents.build(settings)
+            recorded = load(settings, agent, data)
+        train, update = start(agent, workdir)
+        print(f"{data}: {recorded.rows.action.size:,} rows, {recorded.num_skipped} records skipped", flush=True)
+        with contextlib.ExitStack() as files:
+            rows = metrics.MetricsWriter(workdir, restored=update, counter=COUNTER)
+            files.callback(rows.close)
+            config.dump(settings, workdir / "config.json")
+            provenance.record(workdir)
+            loader = dataset.Loader(
+                recorded,
+                seed=settings.seed,
+                batch_size=settings.learner.batch_size,
+                sequence_length=settings.learner.sequence_length,
+                num_observations=settings.tokenizer_learner.batch_size,
+                update=update,
+            )
+            files.callback(loader.close)
+            _loop(agent, recorded, data, workdir, stop, rows, loader, train, update)
+    return lifecycle.DONE
+
+
+def require_section(settings: config.Settings) -> Any:
+    """The config's section `pretrain`.
+
+    Raises:
+      BadInput: there is none.
+    """
+    if "pretrain" not in settings:
+        raise lifecycle.BadInput(
+            "pretrain=(missing): the config lacks this section. Allowed: --config=configs/pretrain.py, or one like it."
+        )
+    return settings.pretrain
+
+
+def load(settings: config.Settings, agent: Agent, data: pathlib.Path) -> Dataset:
+    """Reads the data set and compares it with the config.
+
+    Raises:
+      BadInput: other observations or actions than the config's. ValueError: as dataset.load.
+    """
+    section = settings.pretrain
+    recorded = dataset.load(
+        data / "shards",
+        test_share=section.test_share,
+        overlap_length=section.overlap_length,
+        skip_damaged=section.skip_damaged,
+    )
+    wanted = {"observation": agent.environments.observation_shape, "actions": (agent.environments.num_actions,)}
+    given = {"observation": recorded.rows.observation.shape[2:], "actions": recorded.rows.search_policy.shape[2:]}
+    if wanted != given:
+        raise lifecycle.BadInput(f"--data={data}: holds {given}. Allowed: what the config's env gives, {wanted}.")
+    dataset.check_no_overlap(recorded)
+    return recorded
+
+
+def start(agent: Agent, workdir: pathlib.Path) -> tuple[TrainState, int]:
+    """A fresh state, or the newest good checkpoint's, and the updates it has behind it."""
+    init = partial(agent.init_train, observation=jnp.zeros((1, *agent.environments.observation_shape), jnp.uint8))
+    restored = checkpoints.restore(workdir / "checkpoints", {"train": jax.eval_shape(init, jax.random.key(0))})
+    if restored is None:
+        return jax.jit(init)(jax.random.key(agent.config.seed)), 0
+    print(f"{workdir}: continues from update {restored.step}", flush=True)
+    return restored.state["train"], restored.step
+
+
+def updates(agent: Agent) -> tuple[Update, Update]:
+    """The compiled updates: of the tokenizer alone, and of the model (and of the tokenizer, if it goes on)."""
+
+    def tokenizer_update(train: TrainState, batch: Batch, frames: Array, key: Array) -> tuple[TrainState, Metrics]:
+        del batch
+        return agent.update_tokenizer(train, frames, *jax.random.split(key))
+
+    def model_update(train: TrainState, batch: Batch, frames: Array, key: Array) -> tuple[TrainState, Metrics]:
+        target_key, loss_key, tokenizer_key = jax.random.split(key, 3)
+        supervision = agent.supervise(train.target_model, batch, jnp.zeros(batch.mask.shape), target_key, jnp.zeros(1))
+        train, _, told = agent.update_model(train, supervision, loss_key)
+        if agent.config.pretrain.tokenizer_with_model:
+            train, more = tokenizer_update(train, batch, frames, tokenizer_key)
+            told |= more
+        return train, told
+
+    return jax.jit(tokenizer_update, donate_argnums=0), jax.jit(model_update, donate_argnums=0)
+
+
+def _loop(
+    agent: Agent,
+    recorded: Dataset,
+    data: pathlib.Path,
+    workdir: pathlib.Path,
+    stop: lifecycle.StopWatcher,
+    rows: metrics.MetricsWriter,
+    loader: dataset.Loader,
+    train: TrainState,
+    update: int,
+) -> None:
+    """Updates until the budgets are spent; reports, examines, saves."""
+    section = agent.config.pretrain
+    total = section.tokenizer_updates + section.model_updates
+    tokenizer_update, model_update = updates(agent)
+    examiner = examination.Examiner(agent, recorded, data)
+    run_key = jax.random.key(agent.config.seed)
+    begin = mark = time.monotonic()
+    since = update
+    while update < total:
+        batch, frames = next(loader)
+        step = tokenizer_update if update < section.tokenizer_updates else model_update
+        train, told = step(train, batch, frames, jax.random.fold_in(run_key, update))
+        stop.set_at_stake(True)
+        update += 1
+        last = update == total
+        if update % section.report_every_updates == 0 or last or stop.requested:
+            told = jax.device_get(told)
+            if not all(told[name] for name in ("model_finite", "tokenizer_finite") if name in told):
+                raise postmortem.fail(
+                    workdir, update, suspects=jax.device_get(train), batch=batch, keys={"run": run_key}, metrics=told
+                )
+            now = time.monotonic()
+            row = {
+                COUNTER: update,
+                "seconds": now - begin,
+                "updates_per_second": (update - since) / (now - mark),
+                "wait_share": loader.wait_seconds / max(now - begin, 1e-9),
+                "records_skipped": recorded.num_skipped,
+                **{name: value for name, value in told.items() if not name.endswith("_finite")},
+            }
+            mark, since = now, update
+            if last or update % section.examine_every_updates == 0:
+                row |= examiner.examine(train, with_model=update > section.tokenizer_updates)
+                _draw(agent, examiner, train, workdir / "pictures" / f"update-{update:09d}.png")
+                mark = time.monotonic()
+            rows.write(row)
+            left = (total - update) / row["updates_per_second"]
+            loss = row.get("loss", row.get("tokenizer_loss"))
+            print(f"{update:,} of {total:,} updates, loss {loss:.4g}, {left:,.0f} s left", flush=True)
+        if update % section.checkpoint_every_updates == 0 or last or stop.requested:
+            checkpoints.save(workdir / "checkpoints", update, {"train": train}, {}, keep=agent.config.checkpoint.keep)
+            if stop.requested and not last:
+                raise lifecycle.Preempted(f"saved update {update} in {workdir}; the same command continues")
+            stop.set_at_stake(False)
+
+
+def _draw(agent: Agent, examiner: examination.Examiner, train: TrainState, path: pathlib.Path) -> None:
+    """Draws a held-out window that moves; the model's line is noise while only the tokenizer has learned."""
+    if examiner.windows is not None:
+        pictures.write_strip(
+            examiner.imagine(train.model, examiner.windows),
+            examiner.windows,
+            path,
+            context_frames=examiner.context_frames,
+            action_names=agent.environments.action_names,
+        )
