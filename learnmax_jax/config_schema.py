@@ -290,6 +290,8 @@ def world(game: str, fields: Mapping[str, Field]) -> Section:
 
 
 SECTIONS: tuple[Section, ...] = (
+    # A fresh run starts from what another one has learned.
+    Section("init", {"workdir": text(), "parts": choice("all", "tokenizer")}),
     Section(
         "pretrain",
         {

@@ -7,6 +7,7 @@ copying the last frame to reconstructing the next that k open-loop steps go, in 
 
 import dataclasses
 import pathlib
+import time
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,11 @@ import numpy as np
 from learnmax_jax import pictures, recording
 from learnmax_jax.agent import Agent
 from learnmax_jax.learning.learner import TrainState
-from learnmax_jax.measures import linear_probe, player, prediction
+from learnmax_jax.measures import latent_space, linear_probe, player, prediction
 from learnmax_jax.measures.rollout import roll_out
 from learnmax_jax.replay import dataset
 from learnmax_jax.replay.dataset import Dataset
-from learnmax_jax.types import Batch, Probe
+from learnmax_jax.types import Batch
 
 HORIZONS = (1, 2, 5, 10)
 # Frames that probes are fitted on, and that single-frame figures are taken from, at most.
@@ -59,11 +60,11 @@ class Examiner:
         """
         self.agent, section = agent, agent.config.pretrain
         probes = [recording.read_probes(data, int(index)) for index in recorded.records]
-        self.probe: Probe = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *probes)
+        self.probe: Any = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *probes)
         self.is_montezuma = agent.config.env.backend != "world"
         generator = np.random.default_rng(0)
         train_rows = _some(recorded.training_rows, generator)
-        pixels = recorded.rows.observation.reshape(-1, *recorded.rows.observation.shape[2:])
+        pixels = _flat(recorded)
         rooms = self.probe.room.reshape(-1)
         self.room_medians = player.median_frames(pixels[train_rows][..., 0], rooms[train_rows])
         self.train = self._frames(recorded, train_rows)
@@ -100,7 +101,7 @@ class Examiner:
         )
 
     def _frames(self, recorded: Dataset, rows: np.ndarray) -> Frames:
-        pixels = recorded.rows.observation.reshape(-1, *recorded.rows.observation.shape[2:])[rows]
+        pixels = _flat(recorded)[rows]
         room, x, y = (getattr(self.probe, name).reshape(-1)[rows] for name in ("room", "x", "y"))
         if self.is_montezuma:
             x, y = player.to_pixels(x, y)
@@ -132,7 +133,10 @@ class Examiner:
 
     def examine_tokenizer(self, train: TrainState) -> tuple[dict[str, Any], linear_probe.Probe | None]:
         """Figures of single frames, and the probe that reads the player's place off codes."""
+        codes = self.tokenise(train, self.test.pixels)  # compiles
+        begin = time.monotonic()
         codes = self.tokenise(train, self.test.pixels)
+        speed = len(codes) / (time.monotonic() - begin)
         decoded = self.decode(train, codes)
         true = self.test.pixels[..., 0].astype(np.float32)
         mask = prediction.foreground(true, true, self.test.medians, threshold=self.threshold)
@@ -140,6 +144,7 @@ class Examiner:
         shares = counts / counts.sum(axis=1, keepdims=True)
         entropy = -np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-12)), 0.0).sum(axis=1)
         figures: dict[str, Any] = {
+            "encode_frames_per_second": speed,
             "test_pixel_error": float(np.sqrt(((true - decoded) ** 2).mean())),
             "test_foreground_error": prediction.foreground_error(true, decoded, mask),
             "test_codes_used": float((counts > 0).sum(axis=1).mean()),
@@ -184,7 +189,21 @@ class Examiner:
 
         true, medians = by_window(self.ahead.pixels[..., 0].astype(np.float32)), by_window(self.ahead.medians)
         places = by_window(_places(self.ahead))
+        spread = np.argsort(np.random.default_rng(0).random(count))
+        actions = self.windows.rows.action[spread]
+        shuffled_windows = self.windows.replace(rows=self.windows.rows.replace(action=actions))
+        shuffled = np.concatenate(
+            [self._roll_out(train.model, part).forced_nats for part in _batches(shuffled_windows)]
+        )
+        moved = rolled.codes != np.concatenate([rolled.last_codes[:, None], rolled.codes[:, :-1]], axis=1)
+        moved = moved.any(axis=(-2, -1))
+        imagined, seen = (x[:, 0].mean(axis=1) for x in (rolled.latents, rolled.forced_latents))
         figures: dict[str, Any] = {
+            "shuffled_action_ratio": float(
+                shuffled[:count][moved].mean() / max(rolled.forced_nats[moved].mean(), 1e-9)
+            ),
+            "latent_separability": float(latent_space.separability(jax.random.key(0), seen, imagined, ridge=1e-3)),
+            "latent_cka": float(latent_space.linear_cka(seen, imagined)),
             "forced_nats": float(rolled.forced_nats.mean()),
             "rolling_nats": float(rolled.nats.mean()),
             "exposure_ratio": float(rolled.nats.mean() / max(rolled.forced_nats.mean(), 1e-9)),
@@ -208,6 +227,12 @@ class Examiner:
                     linear_probe.distance(probe(features), places[:, at]).mean()
                 )
         return figures
+
+
+def _flat(recorded: Dataset) -> np.ndarray:
+    """All frames, `[E * T, H, W, C]`."""
+    frames: Any = recorded.rows.observation
+    return frames.reshape(-1, *frames.shape[2:])
 
 
 def _places(frames: Frames) -> np.ndarray:

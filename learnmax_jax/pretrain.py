@@ -11,14 +11,23 @@ import contextlib
 import pathlib
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, examination, lifecycle, metrics, pictures, postmortem, provenance
+from learnmax_jax import (
+    checkpoints,
+    config,
+    examination,
+    lifecycle,
+    metrics,
+    pictures,
+    postmortem,
+    provenance,
+    starting,
+)
 from learnmax_jax.agent import Agent
 from learnmax_jax.learning.learner import TrainState
 from learnmax_jax.replay import dataset
@@ -112,10 +121,9 @@ def load(settings: config.Settings, agent: Agent, data: pathlib.Path) -> Dataset
 
 def start(agent: Agent, workdir: pathlib.Path) -> tuple[TrainState, int]:
     """A fresh state, or the newest good checkpoint's, and the updates it has behind it."""
-    init = partial(agent.init_train, observation=jnp.zeros((1, *agent.environments.observation_shape), jnp.uint8))
-    restored = checkpoints.restore(workdir / "checkpoints", {"train": jax.eval_shape(init, jax.random.key(0))})
+    restored = checkpoints.restore(workdir / "checkpoints", {"train": starting.spec(agent)})
     if restored is None:
-        return jax.jit(init)(jax.random.key(agent.config.seed)), 0
+        return starting.begin(agent, starting.fresh(agent)), 0
     print(f"{workdir}: continues from update {restored.step}", flush=True)
     return restored.state["train"], restored.step
 

@@ -16,7 +16,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -142,7 +142,7 @@ def _play_policy(settings: config.Settings, kind: str, route: tuple[int, ...], b
     with lifecycle.bad_input():
         environments = envs.make(**section)
     num_envs = environments.num_envs
-    step = jax.jit(environments.step) if is_world else environments.step
+    step: Callable[..., Any] = jax.jit(environments.step) if is_world else environments.step
     act = policies.make(
         kind,
         num_envs=num_envs,
@@ -174,21 +174,22 @@ def _row(
 ) -> Transition:
     """One row of every environment; what only a search could say is neutral."""
     num_envs = len(action)
-    return Transition(
-        observation=np.array(now.observation),
-        action=action,
-        reward=np.array(following.reward, np.float32),
-        discount=np.array(following.discount, np.float32),
-        first=np.array(now.first),
-        last=np.array(following.last),
-        valid=valid,
-        episode_step=episode_step.astype(np.int32),
-        beta=np.zeros((num_envs,), np.float32),
-        search_policy=np.full((num_envs, num_actions), 1 / num_actions, np.float16),
-        search_value=np.zeros((num_envs,), np.float32),
-        novelty_key=np.zeros((num_envs, 2), np.uint32),
-        first_visit=np.zeros((num_envs,), bool),
-    )
+    fields: dict[str, Any] = {
+        "observation": np.array(now.observation),
+        "action": action,
+        "reward": np.array(following.reward, np.float32),
+        "discount": np.array(following.discount, np.float32),
+        "first": np.array(now.first),
+        "last": np.array(following.last),
+        "valid": valid,
+        "episode_step": episode_step.astype(np.int32),
+        "beta": np.zeros((num_envs,), np.float32),
+        "search_policy": np.full((num_envs, num_actions), 1 / num_actions, np.float16),
+        "search_value": np.zeros((num_envs,), np.float32),
+        "novelty_key": np.zeros((num_envs, 2), np.uint32),
+        "first_visit": np.zeros((num_envs,), bool),
+    }
+    return Transition(**fields)
 
 
 def _play_run(settings: config.Settings, workdir: pathlib.Path, begin: int) -> Iterator[Chunk]:
@@ -232,7 +233,7 @@ def _check_folder(folder: pathlib.Path, facts: dict[str, Any]) -> None:
         raise BadInput(f"--out={folder}: {why}. Allowed: the same settings, or another folder.")
 
 
-def _write_whole(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_whole(path: pathlib.Path, arrays: dict[str, Any]) -> None:
     """Writes an npz file, durable when it returns: its name is never seen with half of it."""
     writing = path.with_name(path.name + ".tmp")
     with writing.open("wb") as file:

@@ -34,6 +34,7 @@ from learnmax_jax import (
     positions,
     postmortem,
     provenance,
+    starting,
 )
 from learnmax_jax.agent import Agent, Outputs, State
 from learnmax_jax.positions import Positions
@@ -109,7 +110,8 @@ def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
     """A fresh state, or the newest good checkpoint's with the replay refilled from the shards."""
     restored = checkpoints.restore(workdir / "checkpoints", agents.to_save(agent, agents.state_spec(agent)))
     if restored is None:
-        return agents.init_state(agent), Tally()
+        state = agents.init_state(agent)
+        return state.replace(train=starting.begin(agent, state.train)), Tally()
     saved, step = restored.state, restored.step
     with _shards_in(workdir):
         empty = agent.replay.init(agents.transition_spec(agent))

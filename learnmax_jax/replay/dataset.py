@@ -15,6 +15,7 @@ import os
 import pathlib
 import time
 from concurrent import futures
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,9 +80,11 @@ def load(folder: str | os.PathLike[str], *, test_share: float, overlap_length: i
         )
     if overlap_length < 1:
         raise ValueError(f"overlap_length={overlap_length}: counts rows. Allowed: [1, inf). Nearest: 1")
-    reader = shards.ShardReader(folder, skip_damaged=skip_damaged)
+    reader = shards.ShardReader(pathlib.Path(folder), skip_damaged=skip_damaged)
     first, stop = reader.span()
-    rows, records, hashes = None, [], None
+    rows: Any = None
+    hashes: Any = None
+    records: list[int] = []
     for index, chunk in reader.read(first, stop):
         if rows is None or hashes is None:
             rows = _allocate(chunk, stop - first, folder)
@@ -90,7 +93,7 @@ def load(folder: str | os.PathLike[str], *, test_share: float, overlap_length: i
         at = slice(len(records) * length, (len(records) + 1) * length)
         for whole, part in zip(jax.tree.leaves(rows), jax.tree.leaves(chunk), strict=True):
             whole[:, at] = part
-        hashes[:, at] = hash_rows(chunk.observation, chunk.action)
+        hashes[:, at] = hash_rows(*_arrays(chunk))
         records.append(index)
     if rows is None or hashes is None:
         raise ValueError(f"{folder}: holds no records. Allowed: a folder of shards that experiments.record wrote")
@@ -144,7 +147,7 @@ def check_no_overlap(dataset: Dataset) -> None:
     Raises:
       AssertionError: one does.
     """
-    hashes = hash_windows(hash_rows(dataset.rows.observation, dataset.rows.action), dataset.end, dataset.overlap_length)
+    hashes = hash_windows(hash_rows(*_arrays(dataset.rows)), dataset.end, dataset.overlap_length)
     training = hashes[~dataset.is_test & (hashes != 0)]
     test = hashes[dataset.is_test & ~dataset.is_known & (hashes != 0)]
     overlap = np.isin(test, training).sum()
@@ -178,8 +181,8 @@ def held_out_windows(dataset: Dataset, *, length: int) -> tuple[np.ndarray, np.n
             else:
                 found.append((environment, time))
                 time += length
-    environment, start = np.asarray(found, np.int32).reshape(-1, 2).T
-    return environment, start
+    pairs = np.asarray(found, np.int32).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def draw(dataset: Dataset, update: int, *, seed: int, batch_size: int, sequence_length: int) -> Batch:
@@ -210,9 +213,9 @@ def gather(
     times = start[:, None] + np.arange(sequence_length + 1)[None]
     end = dataset.end[environment, anchor][:, None]
     rows = jax.tree.map(lambda x: x[environment[:, None], np.minimum(times, end)], dataset.rows)
-    index = SequenceIndex(*(np.asarray(x, np.int32) for x in (environment, start, anchor)))
+    index = [np.asarray(x, np.int32) for x in (environment, start, anchor)]
     rows, mask, index, weights = jax.device_put((rows, times <= end, index, np.ones(len(start), np.float32)))
-    return Batch(rows=_pad(rows, mask), mask=mask, weights=weights, index=index)
+    return Batch(rows=_pad(rows, mask), mask=mask, weights=weights, index=SequenceIndex(*index))
 
 
 def draw_observations(dataset: Dataset, update: int, *, seed: int, num_observations: int) -> Array:
@@ -252,6 +255,11 @@ class Loader:
 
 
 _pad = jax.jit(lambda rows, mask: sampling.pad(rows, ~mask))
+
+
+def _arrays(rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Observations and actions, as the numpy arrays that they are here."""
+    return rows.observation, rows.action
 
 
 def _allocate(chunk: Transition, num_records: int, folder: str | os.PathLike[str]) -> Transition:
