@@ -152,6 +152,7 @@ class Parts:
     init: Callable[[Array, Array], Params]
     encode: Callable[[Params, Array], Array]  # uint8 [B, H, W, C] -> [B, N, K]
     reconstruct: Callable[[Params, Array], Array]  # [B, N, G, D] -> [B, H, W, C] float32, about [0, 1]
+    token_error: Callable[[Array], Array]  # squared errors [B, H, W, C] -> mean over each token's pixels [B, N]
     quantizer: Quantizer
 
 
@@ -184,7 +185,12 @@ def network_parts(
     def reconstruct(params: Params, vectors: Array) -> Array:
         return decoder.apply(params["decoder"], vectors.reshape(*vectors.shape[:2], -1))
 
-    return Parts(observation_shape, init, encode, reconstruct, quantizer)
+    def token_error(squared: Array) -> Array:
+        whole = jnp.mean(squared, axis=(1, 2, 3))[:, None]
+        patches = jnp.swapaxes(jnp.mean(to_patches(squared, encoder.patch_size), axis=-1), 0, 1)
+        return {"frame": whole, "patch": patches, "anchor": jnp.concatenate([whole, patches], axis=1)}[encoder.layout]
+
+    return Parts(observation_shape, init, encode, reconstruct, token_error, quantizer)
 
 
 def identity_parts(observation_shape: tuple[int, int, int], quantizer: Quantizer, num_codes: int) -> Parts:
@@ -199,7 +205,10 @@ def identity_parts(observation_shape: tuple[int, int, int], quantizer: Quantizer
         integers = vectors @ jnp.arange(num_codes, dtype=jnp.float32)
         return integers.reshape(-1, *observation_shape) / 255.0
 
-    return Parts(observation_shape, lambda rng_key, observation: {}, encode, reconstruct, quantizer)
+    def token_error(squared: Array) -> Array:
+        return jnp.mean(squared, axis=(1, 2, 3))[:, None]
+
+    return Parts(observation_shape, lambda rng_key, observation: {}, encode, reconstruct, token_error, quantizer)
 
 
 def _scale(observation: Array) -> Array:

@@ -9,7 +9,7 @@ the tokenizer learns: play and dynamics read a slow copy (`tokenise`, `decode`,
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -104,13 +104,15 @@ def make_tokenizer(
     revive_limit: int,
     revive_warmup: int,
     slow_decay: float,
+    growth: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
     """Builds the tokenizer.
 
     Args:
       observation_shape: (H, W, C) of the uint8 frames.
       layout: frame (one token, G codes), patch (a token a patch) or anchor (a whole-frame token, then the patches).
-      quantizer: vq_ema, vq_grad, fsq, random (codes of raw pixels) or identity (the observation's integers
+      quantizer: vq_ema, vq_grad, fsq, random (codes of raw pixels), growing (codes are patches; layout patch, G = 1,
+        D = patch_size^2 C) or identity (the observation's integers
         are the codes; layout frame, G = H W C, D = V; the sizes of the networks have no meaning then).
       distance: cosine or l2, between encodings and codes.
       num_groups: G. num_codes: V. code_dim: D.
@@ -122,6 +124,7 @@ def make_tokenizer(
       median_step: grey levels the median frame moves at most in an update, in the long run.
       commitment, codebook_decay, kmeans_iterations, revive_below, revive_limit, revive_warmup: see quantizers.
       slow_decay: of the slow copy, an update.
+      growth: {distance, error, limit} of quantizer growing; see quantizers.
     Raises:
       ValueError: `<field>=<given>: <why>. Allowed: ...`, before anything compiles.
     """
@@ -169,6 +172,7 @@ def make_tokenizer(
         revive_below=revive_below,
         revive_limit=revive_limit,
         revive_warmup=revive_warmup,
+        growth=growth,
     )
     if quantizer == "identity":
         num_integers = height * width_pixels * channels
@@ -191,6 +195,8 @@ def make_tokenizer(
                 "layout=anchor: the random quantiser projects raw pixels, and a frame has more of them than a patch. "
                 "Allowed: frame, patch. Nearest: patch"
             )
+        if quantizer == "growing" and layout != "patch":
+            raise ValueError(f"layout={layout}: growing keeps patches. Allowed: patch. Nearest: patch")
         tokens = autoencoder.num_tokens(layout, observation_shape, patch_size)
         sizes = {
             "layout": layout,
@@ -201,13 +207,13 @@ def make_tokenizer(
             "channel_hidden": channel_hidden,
         }
         encoding_dim = num_groups * code_dim
-        input_dim = height * width_pixels * channels // tokens if quantizer == "random" else encoding_dim
+        input_dim = height * width_pixels * channels // tokens if quantizer in quantizers.RAW_KINDS else encoding_dim
         parts = autoencoder.network_parts(
             autoencoder.Encoder(encoding_dim=encoding_dim, **sizes),
             autoencoder.Decoder(observation_shape=observation_shape, **sizes),
             quantise_with(input_dim=input_dim),
             observation_shape,
-            raw=quantizer == "random",
+            raw=quantizer in quantizers.RAW_KINDS,
         )
     return Tokenizer(
         num_tokens=tokens,
@@ -224,7 +230,6 @@ def make_tokenizer(
             parts=parts,
             motion_weight=motion_weight,
             motion_threshold=motion_threshold,
-            used_from=revive_below,
         ),
         update=partial(_update, parts, median_step=median_step, slow_decay=slow_decay),
     )
@@ -250,13 +255,13 @@ def tokenizer_loss(
     parts: autoencoder.Parts,
     motion_weight: float,
     motion_threshold: float,
-    used_from: float,
 ) -> tuple[Array, tuple[Any, Metrics]]:
     """Motion-weighted squared error of the reconstruction (frames in [0, 1]) plus the quantiser's loss.
 
     Metrics: loss, reconstruction and commitment (its two terms), reconstruction_error and
     foreground_error (root mean square, grey levels; all pixels, and those off the median),
-    codes_used and perplexity (mean over groups, of the running usage), code_drift (share of
+    codes_used and perplexity (mean over groups, of the running usage; `growing` counts the codes it
+    has, so that V means full), code_drift (share of
     the codes of the batch's first quarter that the slow copy would have chosen otherwise).
     """
     del rng_key  # every loss has one; none of the kinds draws
@@ -270,21 +275,20 @@ def tokenizer_loss(
     off = jnp.abs(pixels - state.median[None]) > motion_threshold
     foreground = jnp.sum(squared * off) / jnp.maximum(jnp.sum(off), 1)
     few = max(1, observation.shape[0] // 4)  # enough for a metric that costs a forward pass
-    usage = state.quantizer.usage
-    even_usage = jnp.mean(usage, axis=-1, keepdims=True)
     metrics = {
         "loss": loss,
         "reconstruction": reconstruction,
         "commitment": quantised.loss,
         "reconstruction_error": 255.0 * jnp.sqrt(jnp.mean(squared)),
         "foreground_error": 255.0 * jnp.sqrt(foreground),
-        "codes_used": jnp.mean(jnp.sum(usage > used_from * even_usage, axis=-1)),
-        "perplexity": perplexity(usage),
+        "codes_used": parts.quantizer.codes_used(state.quantizer),
+        "perplexity": perplexity(state.quantizer.usage),
         "code_drift": jnp.mean(quantised.codes[:few] != _tokenise(parts, state, observation[:few])),
     }
     aux = {
         "encoding": quantised.encoding,
         "codes": quantised.codes,
+        "error": jax.lax.stop_gradient(parts.token_error(squared)),
         "median_votes": jnp.mean(jnp.sign(pixels - state.median[None]), axis=0),
     }
     return loss, (aux, jax.lax.stop_gradient(metrics))
@@ -331,7 +335,7 @@ def _update(
 ) -> TokenizerState:
     """All that learns without a gradient: codebook, median frame, slow copy."""
     quantizer_params, quantizer = parts.quantizer.update(
-        new_params["quantizer"], state.quantizer, aux["encoding"], aux["codes"], rng_key
+        new_params["quantizer"], state.quantizer, aux["encoding"], aux["codes"], aux["error"], rng_key
     )
     params = {**new_params, "quantizer": quantizer_params}
     # A signed step finds the median; one that shrinks as 1/t gets there from black.

@@ -25,6 +25,8 @@ BASE = {
     "revive_warmup": 0,
 }
 
+NO_ERROR = jnp.zeros((1, 1))  # of the reconstruction: only `growing` asks
+
 
 def make(**changes: object) -> Quantizer:
     return make_quantizer(**(BASE | changes))
@@ -46,7 +48,7 @@ def learn(quantizer: Quantizer) -> Callable:
     @jax.jit
     def step(params: Params, state: QuantizerState, encoding: jax.Array, seed: int) -> tuple[Params, QuantizerState]:
         quantised = quantizer.quantise(params, state, encoding)
-        return quantizer.update(params, state, quantised.encoding, quantised.codes, jax.random.key(seed))
+        return quantizer.update(params, state, quantised.encoding, quantised.codes, NO_ERROR, jax.random.key(seed))
 
     return step
 
@@ -291,10 +293,10 @@ def test_random_is_centred_once_and_then_frozen() -> None:
     bright = 10.0 + 0.1 * encodings(11, batch=200, dim=50)  # a room in all frames hides what differs
     quantised = quantizer.quantise(params, state, bright)
     assert len(np.unique(np.asarray(quantised.codes)[..., 0])) == 1
-    _, state = quantizer.update(params, state, quantised.encoding, quantised.codes, jax.random.key(1))
+    _, state = quantizer.update(params, state, quantised.encoding, quantised.codes, NO_ERROR, jax.random.key(1))
     quantised = quantizer.quantise(params, state, bright)
     assert len(np.unique(np.asarray(quantised.codes)[..., 0])) == 16
-    _, later = quantizer.update(params, state, quantised.encoding + 3.0, quantised.codes, jax.random.key(2))
+    _, later = quantizer.update(params, state, quantised.encoding + 3.0, quantised.codes, NO_ERROR, jax.random.key(2))
     np.testing.assert_array_equal(quantizer.quantise(params, later, bright).codes, quantised.codes)
     gradient = jax.grad(lambda z: jnp.sum(quantizer.quantise(params, later, z).vectors))(bright)
     np.testing.assert_array_equal(gradient, np.zeros_like(gradient))

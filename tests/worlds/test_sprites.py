@@ -104,6 +104,17 @@ def test_the_skull_rolls_to_and_fro_by_itself() -> None:
     assert (still.observation[:, :, :16] == still.observation[:1, :, :16]).all()
 
 
+def test_boxes_touch_from_the_first_shared_pixel_on() -> None:
+    # The object's box is 5 x 5 from (22, 8), the player's 4 x 4: beside it on all four sides, then one pixel nearer.
+    environments = make()
+    state, _ = environments.reset(jax.random.key(0))
+    for nearer in (0, 1):
+        x = np.array([22 - 4 + nearer, 22 + 5 - nearer, 23, 23], np.int32)
+        y = np.array([9, 9, 8 - 4 + nearer, 8 + 5 - nearer], np.int32)
+        _, answer = environments.step(state.replace(x=jax.numpy.asarray(x), y=jax.numpy.asarray(y)), np.zeros(4, int))
+        assert answer.reward.tolist() == answer.probe.key.tolist() == [nearer] * 4
+
+
 def test_one_room_has_walls() -> None:
     right = rollouts.play(make(num_rooms=1), jax.random.key(0), np.full((20, 4), RIGHT, np.int32))
     assert (right.probe.x[-1] == 28 + 2).all() and (right.probe.room == 0).all()

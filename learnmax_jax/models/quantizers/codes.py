@@ -13,7 +13,7 @@ class QuantizerState:
     """What a quantiser keeps besides its parameters; fields that a kind has no use for have size 0.
 
     Attributes:
-      codebook: `[G, V, D]` float32 (vq_ema, random).
+      codebook: `[G, V, D]` float32 (vq_ema, random); int16 pixels, -1 where there is no code yet (growing).
       projection: `[G, K, D]` float32, frozen (random).
       centre: `[G, D]` float32, mean projection at the first update, frozen (random).
       usage: `[G, V]` float32, running mean of the times a code is chosen in one update.
@@ -94,6 +94,12 @@ def perplexity(usage: Array) -> Array:
     """exp of the entropy of each group's usage, mean over groups: 1 where one code does all, V where all share."""
     shares = usage / jnp.maximum(jnp.sum(usage, axis=-1, keepdims=True), 1e-12)
     return jnp.mean(jnp.exp(-jnp.sum(jax.scipy.special.xlogy(shares, shares), axis=-1)))
+
+
+def codes_used(state: QuantizerState, *, used_from: float) -> Array:
+    """Codes whose running usage is above a share of even usage, mean over groups."""
+    even_usage = jnp.mean(state.usage, axis=-1, keepdims=True)
+    return jnp.mean(jnp.sum(state.usage > used_from * even_usage, axis=-1))
 
 
 def on_space(vectors: Array, distance: str) -> Array:

@@ -1,0 +1,105 @@
+"""Codes that are patches as they were seen, added where nothing known is near: new things get codes of their own.
+
+The codebook starts empty. A patch becomes a code where it is farther than one threshold from
+every code *and* the decoder shows it worse than another (DP-means' rule for a new cluster, with
+the error beside the distance). A code never moves and never leaves, so an old assignment changes
+only towards a new code that is nearer. A full codebook stays as it is.
+
+The pixels are kept as whole numbers, -1 where there is no code yet: so they are exact, and the
+slow copy, which mixes floating numbers only, has a new code at once.
+Source: Kulis & Jordan 2012, https://arxiv.org/abs/1111.0352 (DP-means); Dedieu et al. 2025,
+https://arxiv.org/abs/2502.01591 (nearest-neighbour tokenizer).
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from learnmax_jax.models.quantizers.codes import Quantised, QuantizerState, empty_state, look_up, update_usage
+from learnmax_jax.types import Array, Params
+
+
+def init(rng_key: Array, *, shape: tuple[int, int, int]) -> tuple[Params, QuantizerState]:
+    """An empty codebook `[1, V, D]` int16."""
+    del rng_key  # nothing is random
+    return {}, empty_state(shape).replace(codebook=jnp.full(shape, -1, jnp.int16))
+
+
+def code_vectors(state: QuantizerState) -> Array:
+    """`[1, V, D]` float32 in [0, 1]; black where there is no code yet."""
+    return jnp.maximum(state.codebook, 0).astype(jnp.float32) / 255.0
+
+
+def codes_used(state: QuantizerState) -> Array:
+    """How many codes there are, float32."""
+    return jnp.sum(_is_code(state.codebook)).astype(jnp.float32)
+
+
+def quantise(params: Params, state: QuantizerState, encoding: Array) -> Quantised:
+    """The code with the least squared distance, the oldest of equals; no gradient. An empty codebook gives code 0."""
+    del params
+    chex.assert_shape(encoding, (None, None, state.codebook.shape[-1]))
+    points = jax.lax.stop_gradient(encoding)
+    vectors = code_vectors(state)
+    codebook = vectors[0]
+    # Full float32 products: an accelerator's short ones would choose other codes than the CPU does.
+    products = jnp.einsum("bnd,vd->bnv", points, codebook, precision=jax.lax.Precision.HIGHEST)
+    scores = jnp.sum(codebook**2, axis=-1)[None, None] - 2.0 * products
+    scores = jnp.where(_is_code(state.codebook)[None], scores, jnp.inf)
+    codes = jnp.argmin(scores, axis=-1).astype(jnp.int32)[..., None]
+    no_loss = jnp.zeros((), jnp.float32)
+    return Quantised(vectors=look_up(vectors, codes), codes=codes, encoding=points[:, :, None], loss=no_loss)
+
+
+def update(
+    params: Params,
+    state: QuantizerState,
+    encoding: Array,
+    codes: Array,
+    error: Array,
+    rng_key: Array,
+    *,
+    decay: float,
+    distance: float,
+    error_above: float,
+    limit: int,
+) -> tuple[Params, QuantizerState]:
+    """Adds at most `limit` patches as codes, the farthest first; each makes those like it known.
+
+    Args:
+      params: none. rng_key: not used.
+      state: the quantiser's.
+      encoding: `[B, N, 1, D]` float32 in [0, 1], patches.
+      codes: `[B, N, 1]` int32, of `quantise`; counted in `usage`.
+      error: `[B, N]` float32, mean squared reconstruction error of each patch, of frames in [0, 1].
+      decay: of the usage, an update.
+      distance: root mean square difference from the nearest code above which a patch is new, in [0, 1].
+      error_above: root mean square reconstruction error above which it is badly shown, in [0, 1].
+      limit: codes added in an update.
+    """
+    points = encoding.reshape(-1, encoding.shape[-1])
+    badly_shown = error.reshape(-1) > error_above**2
+    num_codes = state.codebook.shape[1]
+    nearest = look_up(code_vectors(state), codes).reshape(points.shape)
+    squared = jnp.mean((points - nearest) ** 2, axis=-1)
+    squared = jnp.where(_is_code(state.codebook).any(), squared, jnp.inf)
+
+    def add(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        codebook, squared = carry
+        far = jnp.where(badly_shown & (squared > distance**2), squared, -1.0)
+        chosen = jnp.argmax(far)
+        slot = jnp.sum(_is_code(codebook))
+        adds = (far[chosen] >= 0.0) & (slot < num_codes)
+        pixels = jnp.round(255.0 * points[chosen])
+        row = jnp.minimum(slot, num_codes - 1)
+        codebook = codebook.at[0, row].set(jnp.where(adds, pixels.astype(codebook.dtype), codebook[0, row]))
+        to_new = jnp.mean((points - pixels[None] / 255.0) ** 2, axis=-1)
+        return codebook, jnp.where(adds, jnp.minimum(squared, to_new), squared)
+
+    codebook, _ = jax.lax.fori_loop(0, limit, add, (state.codebook, squared))
+    return update_usage(params, state.replace(codebook=codebook), encoding, codes, rng_key, decay=decay)
+
+
+def _is_code(codebook: Array) -> Array:
+    """Which rows of `[1, V, D]` hold a code, `[1, V]` bool."""
+    return codebook[:, :, 0] >= 0
