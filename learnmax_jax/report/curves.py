@@ -82,7 +82,7 @@ def draw_score(folder: Folder) -> bytes:
     """
     ours = {name: series(folder, name) for name in _OURS}
     if not any(x for x, _ in ours.values()):
-        raise Missing("no episode has ended yet, so there is no score")
+        raise Missing("no row has a score; no episode has ended yet, or none is played here")
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xscale("log")  # before the limits: they are kept in the scale's own numbers
