@@ -43,7 +43,9 @@ def get_config() -> ConfigDict:
                 "token_hidden": 64,
                 "channel_hidden": 128,
                 "motion_weight": 30.0,  # a moving pixel counts 31 still ones; else the player is lost
-                "motion_threshold": 20.0,  # grey levels off the median frame
+                "motion_threshold": 20.0,  # grey levels off the room's median frame
+                "num_medians": 32,  # rooms; the first level has 24
+                "new_median_share": 0.3,  # of the pixels; within a room it is a few percent
                 "median_step": 0.1,  # grey levels an update
                 "commitment": 0.02,  # at 0.25 all encodings met in one code: measured
                 "codebook_decay": 0.9,  # an update

@@ -168,6 +168,8 @@ FIELDS: Mapping[str, Field] = {
     "tokenizer.channel_hidden": count("hidden units"),
     "tokenizer.motion_weight": number("[0, inf)"),
     "tokenizer.motion_threshold": number("[0, 255]", "grey levels"),
+    "tokenizer.num_medians": count("rooms"),
+    "tokenizer.new_median_share": number("[0, 1]", "share of a frame's pixels"),
     "tokenizer.median_step": number("[0, 255]", "grey levels an update"),
     "tokenizer.commitment": number("[0, inf)"),
     "tokenizer.codebook_decay": number("[0, 1)"),

@@ -44,7 +44,8 @@ def save_tokenizer(workdir: pathlib.Path, settings: config.Settings) -> None:
     # The decoder's last layer starts at zero: noise, so that codes differ in what they show.
     keys = iter(jax.random.split(jax.random.key(1), 1000))
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape), state.slow_params)
-    state = state.replace(slow_quantizer=slow, slow_params=params, median=jnp.full((84, 84, 1), 90.0))
+    medians = state.medians.replace(frames=jnp.full_like(state.medians.frames, 90.0))
+    state = state.replace(slow_quantizer=slow, slow_params=params, medians=medians)
     none = np.zeros((), np.int32)
     train = TrainState({"x": none}, {"x": none}, {"x": none}, state, {"x": none}, none)
     checkpoints.save(workdir / "checkpoints", STEPS[-1], {"train": train}, {}, keep=1)

@@ -1,7 +1,7 @@
 """Frames to codes and back: encoder, quantiser, decoder, and the slow copy all readers use.
 
 A plain reconstruction loss learns the room and forgets the few pixels that move, so
-each pixel is weighted by whether it is off the running median frame. Codes drift while
+each pixel is weighted by whether it is off its room's running median frame. Codes drift while
 the tokenizer learns: play and dynamics read a slow copy (`tokenise`, `decode`,
 `code_vectors`); only `loss` sees the online one.
 """
@@ -18,12 +18,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learnmax_jax.models import autoencoder, quantizers
+from learnmax_jax.models import autoencoder, medians, quantizers
+from learnmax_jax.models.medians import Medians
 from learnmax_jax.models.quantizers.codes import look_up, perplexity
 from learnmax_jax.types import Array, Metrics, Params
-
-# The median's step shrinks from this many grey levels, so that it has arrived after some dozens of updates.
-_MEDIAN_FIRST_STEP = 128.0
 
 
 @struct.dataclass
@@ -35,7 +33,7 @@ class TokenizerState:
       quantizer: online QuantizerState.
       slow_params: running mean of `params`.
       slow_quantizer: running mean of `quantizer`.
-      median: `[H, W, C]` float32 in 0..255, the running median frame.
+      medians: the still background of every room.
       num_updates: int32.
     """
 
@@ -43,7 +41,7 @@ class TokenizerState:
     quantizer: quantizers.QuantizerState
     slow_params: Params
     slow_quantizer: quantizers.QuantizerState
-    median: Array
+    medians: Medians
     num_updates: Array
 
 
@@ -96,6 +94,8 @@ def make_tokenizer(
     channel_hidden: int,
     motion_weight: float,
     motion_threshold: float,
+    num_medians: int,
+    new_median_share: float,
     median_step: float,
     commitment: float,
     codebook_decay: float,
@@ -121,7 +121,9 @@ def make_tokenizer(
       token_hidden, channel_hidden: hidden units of the layers across patches and across channels.
       motion_weight: extra weight of a pixel off the median frame; 0 weighs all alike.
       motion_threshold: grey levels off the median from which a pixel counts as moving.
-      median_step: grey levels the median frame moves at most in an update, in the long run.
+      num_medians: rooms whose still background is known, at most.
+      new_median_share: share of a frame's pixels off every median from which it begins a new one.
+      median_step: grey levels a median frame moves at most in an update, in the long run.
       commitment, codebook_decay, kmeans_iterations, revive_below, revive_limit, revive_warmup: see quantizers.
       slow_decay: of the slow copy, an update.
       growth: {distance, error, limit} of quantizer growing; see quantizers.
@@ -158,6 +160,8 @@ def make_tokenizer(
     }.items():
         _check_range(field, number, 0, 1)
     _check_range("motion_threshold", motion_threshold, 0, 255)
+    _check_range("num_medians", num_medians, 1)
+    _check_range("new_median_share", new_median_share, 0, 1)
     _check_range("median_step", median_step, 0, 255)
     quantise_with = partial(
         quantizers.make_quantizer,
@@ -221,7 +225,7 @@ def make_tokenizer(
         num_codes=num_codes,
         code_dim=code_dim,
         grid=(0, 0) if layout == "frame" else (height // patch_size, width_pixels // patch_size),
-        init=partial(_init, parts),
+        init=partial(_init, parts, num_medians=num_medians),
         tokenise=partial(_tokenise, parts),
         decode=partial(_decode, parts),
         code_vectors=lambda state: parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer),
@@ -231,17 +235,18 @@ def make_tokenizer(
             motion_weight=motion_weight,
             motion_threshold=motion_threshold,
         ),
-        update=partial(_update, parts, median_step=median_step, slow_decay=slow_decay),
+        update=partial(
+            _update, parts, median_step=median_step, new_median_share=new_median_share, slow_decay=slow_decay
+        ),
     )
 
 
-def motion_weights(observation: Array, median: Array, *, motion_weight: float, motion_threshold: float) -> Array:
-    """Pixel weights `[B, H, W, C]`, mean 1 over each frame: 1 + motion_weight where a pixel is off the median.
+def motion_weights(off: Array, *, motion_weight: float) -> Array:
+    """Pixel weights `[B, H, W, C]`, mean 1 over each frame: 1 + motion_weight where a pixel is `off` its room's median.
 
-    Normalised a frame at a time: a frame unlike the median (another room) has all its
+    Normalised a frame at a time: a frame unlike every median (a room not seen before) has all its
     pixels raised alike and still weighs no more than the others.
     """
-    off = jnp.abs(observation.astype(jnp.float32) - median[None]) > motion_threshold
     weights = 1.0 + motion_weight * off
     return weights / jnp.mean(weights, axis=(1, 2, 3), keepdims=True)
 
@@ -269,10 +274,10 @@ def tokenizer_loss(
     quantised = parts.quantizer.quantise(params["quantizer"], state.quantizer, parts.encode(params, observation))
     pixels = observation.astype(jnp.float32)
     squared = (parts.reconstruct(params, quantised.vectors) - pixels / 255.0) ** 2
-    weights = motion_weights(observation, state.median, motion_weight=motion_weight, motion_threshold=motion_threshold)
-    reconstruction = jnp.mean(weights * squared)
+    room, share = medians.assign(state.medians, observation, threshold=motion_threshold)
+    off = jnp.abs(pixels - state.medians.frames[room]) > motion_threshold
+    reconstruction = jnp.mean(motion_weights(off, motion_weight=motion_weight) * squared)
     loss = reconstruction + quantised.loss
-    off = jnp.abs(pixels - state.median[None]) > motion_threshold
     foreground = jnp.sum(squared * off) / jnp.maximum(jnp.sum(off), 1)
     few = max(1, observation.shape[0] // 4)  # enough for a metric that costs a forward pass
     metrics = {
@@ -289,12 +294,12 @@ def tokenizer_loss(
         "encoding": quantised.encoding,
         "codes": quantised.codes,
         "error": jax.lax.stop_gradient(parts.token_error(squared)),
-        "median_votes": jnp.mean(jnp.sign(pixels - state.median[None]), axis=0),
+        "votes": medians.vote(state.medians, observation, room, share),
     }
     return loss, (aux, jax.lax.stop_gradient(metrics))
 
 
-def _init(parts: autoencoder.Parts, rng_key: Array, observation: Array) -> TokenizerState:
+def _init(parts: autoencoder.Parts, rng_key: Array, observation: Array, *, num_medians: int) -> TokenizerState:
     """Random parameters; the codebook becomes real at the first update."""
     _check_frames(observation, parts)
     network_key, quantizer_key = jax.random.split(rng_key)
@@ -305,7 +310,7 @@ def _init(parts: autoencoder.Parts, rng_key: Array, observation: Array) -> Token
         quantizer=quantizer,
         slow_params=jax.tree.map(jnp.copy, params),  # the state is donated: no buffer may stand in it twice
         slow_quantizer=jax.tree.map(jnp.copy, quantizer),
-        median=jnp.zeros(parts.observation_shape, jnp.float32),
+        medians=medians.init(parts.observation_shape, num_medians),
         num_updates=jnp.zeros((), jnp.int32),
     )
 
@@ -331,15 +336,14 @@ def _update(
     rng_key: Array,
     *,
     median_step: float,
+    new_median_share: float,
     slow_decay: float,
 ) -> TokenizerState:
-    """All that learns without a gradient: codebook, median frame, slow copy."""
+    """All that learns without a gradient: codebook, median frames, slow copy."""
     quantizer_params, quantizer = parts.quantizer.update(
         new_params["quantizer"], state.quantizer, aux["encoding"], aux["codes"], aux["error"], rng_key
     )
     params = {**new_params, "quantizer": quantizer_params}
-    # A signed step finds the median; one that shrinks as 1/t gets there from black.
-    step = jnp.maximum(median_step, _MEDIAN_FIRST_STEP / (1.0 + state.num_updates))
     # The first update only copies: what lies before the k-means start is noise.
     keep = jnp.minimum(slow_decay, state.num_updates / (10.0 + state.num_updates))
 
@@ -353,7 +357,7 @@ def _update(
         quantizer=quantizer,
         slow_params=jax.tree.map(mix, state.slow_params, params),
         slow_quantizer=jax.tree.map(mix, state.slow_quantizer, quantizer),
-        median=jnp.clip(state.median + step * aux["median_votes"], 0.0, 255.0),
+        medians=medians.update(state.medians, aux["votes"], median_step=median_step, new_median_share=new_median_share),
         num_updates=state.num_updates + 1,
     )
 

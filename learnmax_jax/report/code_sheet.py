@@ -58,10 +58,11 @@ def read(folder: Folder) -> Codes:
     path = folder.path / "checkpoints"
     if not checkpoints.steps(path):
         raise Missing("no checkpoint has been saved yet")
-    shape = checkpoints.shape_of(path, f"{_STATE}.median")
+    shape = checkpoints.shape_of(path, f"{_STATE}.medians.frames")
     if shape is None:
         checkpoints.restore(path, {}, part=_STATE)  # words what is broken, if it is that
         raise Missing("the checkpoint holds no tokenizer")
+    shape = shape[1:]  # of one of the rooms' median frames
     height, width, channels = shape
     try:
         tokenizer = make_tokenizer(observation_shape=(height, width, channels), **section)
@@ -73,7 +74,8 @@ def read(folder: Folder) -> Codes:
     if restored is None:
         raise Missing("no checkpoint has been saved yet")
     state = restored.state
-    frame = np.asarray(state.median).round().astype(np.uint8)[None]
+    room = int(np.argmax(state.medians.num_updates))
+    frame = np.asarray(state.medians.frames[room]).round().astype(np.uint8)[None]
     codes = tokenizer.tokenise(state, jnp.asarray(frame))
     usage = np.asarray(state.slow_quantizer.usage, np.float64)
     return Codes(

@@ -55,6 +55,8 @@ def small_tokenizer(**changes: Any) -> Tokenizer:
         "channel_hidden": 8,
         "motion_weight": 3.0,
         "motion_threshold": 8.0,
+        "num_medians": 2,
+        "new_median_share": 0.3,
         "median_step": 1.0,
         "commitment": 0.25,
         "codebook_decay": 0.9,

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from learnmax_jax.models import autoencoder
+from learnmax_jax.models import autoencoder, medians
 from learnmax_jax.models.tokenizer import Tokenizer, TokenizerState, make_tokenizer, motion_weights
 
 BASE = {
@@ -28,6 +28,8 @@ BASE = {
     "channel_hidden": 16,
     "motion_weight": 30.0,
     "motion_threshold": 20.0,
+    "num_medians": 4,
+    "new_median_share": 0.3,
     "median_step": 1.0,
     "commitment": 0.02,
     "codebook_decay": 0.9,
@@ -138,11 +140,9 @@ def test_patches_in_reading_order_and_back() -> None:
 
 
 def test_motion_weights_by_hand() -> None:
-    median = jnp.array([[10.0, 10.0]]).reshape(1, 2, 1)
-    frames = jnp.array([[[[10], [31]]], [[[29], [10]]]], jnp.uint8)
-    # First frame: one pixel 21 off the median weighs 1 + 3, the other 1; over their mean 2.5.
-    # Second frame: 19 off is under the threshold.
-    got = motion_weights(frames, median, motion_weight=3.0, motion_threshold=20.0)
+    off = jnp.array([[False, True], [False, False]]).reshape(2, 1, 2, 1)
+    # First frame: one pixel off the median weighs 1 + 3, the other 1; over their mean 2.5.
+    got = motion_weights(off, motion_weight=3.0)
     np.testing.assert_allclose(got.reshape(2, 2), [[0.4, 1.6], [1.0, 1.0]], rtol=1e-6)
 
 
@@ -151,7 +151,9 @@ def test_loss_is_the_weighted_error_of_the_online_copy(trained: tuple[Tokenizer,
     loss, (_, metrics) = tokenizer.loss(state.params, state, jax.random.key(0), frames)
     online = state.replace(slow_params=state.params, slow_quantizer=state.quantizer)
     pictures = tokenizer.decode(online, tokenizer.tokenise(online, frames))
-    weights = motion_weights(frames, state.median, motion_weight=30.0, motion_threshold=20.0)
+    room, _ = medians.assign(state.medians, frames, threshold=20.0)
+    off = jnp.abs(frames.astype(jnp.float32) - state.medians.frames[room]) > 20.0
+    weights = motion_weights(off, motion_weight=30.0)
     want = float(jnp.mean(weights * (pictures - frames) ** 2)) / 255**2
     # decode clips to 0..255, the loss does not: it may be a little more.
     assert want - 1e-7 <= float(metrics["reconstruction"]) < 1.1 * want
@@ -264,7 +266,9 @@ def test_median_frame_forgets_what_moves() -> None:
         state = update(state, votes(state, sprites(16, seed=int(rng.integers(1 << 30)))))
     room = np.zeros((12, 12, 1))
     room[:, ::3] = 180
-    assert np.abs(np.asarray(state.median) - room).max() < 3.0  # a mean would be off by up to a tenth of 90
+    assert (np.asarray(state.medians.num_updates) > 0).sum() == 1
+    # A mean would be off by up to a tenth of 90.
+    assert np.abs(np.asarray(state.medians.frames[0]) - room).max() < 3.0
 
 
 def test_n16_overfits_one_batch() -> None:
