@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.dynamics.head_width = 1024
     config.search.num_simulations = 16
     config.exploration.num_exploit_envs = 32
-    config.exploration.table_size = 2**23
+    config.counts.table_size = 2**23
     config.replay.capacity = 2**20
     config.replay.min_size = 65_536
     config.learner.batch_size = 64

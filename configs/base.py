@@ -98,6 +98,8 @@ def get_config() -> ConfigDict:
             "exploration": {
                 "beta_max": 0.3,  # scaled reward a unit of novelty
                 "num_exploit_envs": 8,  # play at beta 0; theirs is the score
+            },
+            "counts": {  # novelty by visits; this section or another kind's, or none
                 "table_size": 2**20,  # keys for life
                 "episodic_table_size": 4096,  # keys an episode
                 "grid_height": 12,

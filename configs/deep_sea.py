@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
     config.tokenizer.code_dim = 64
     config.search.max_num_considered_actions = 2  # all there are
     config.returns.reward_scale = 1.0
-    config.exploration.grid_height = 1  # the observation is 1 x 1 x 2 integers
-    config.exploration.grid_width = 1
-    config.exploration.num_levels = 256  # every integer its own key
+    config.counts.grid_height = 1  # the observation is 1 x 1 x 2 integers
+    config.counts.grid_width = 1
+    config.counts.num_levels = 256  # every integer its own key
     config.evaluation.max_episode_steps = 63
     return config

@@ -31,8 +31,8 @@ def get_config() -> ConfigDict:
     config.search.num_simulations = 4
     config.search.max_depth = 3
     config.exploration.num_exploit_envs = 1
-    config.exploration.table_size = 2**12
-    config.exploration.episodic_table_size = 256
+    config.counts.table_size = 2**12
+    config.counts.episodic_table_size = 256
     config.replay.capacity = 1024
     config.replay.min_size = 64
     config.replay.records_per_shard = 8

@@ -29,8 +29,8 @@ def get_config() -> ConfigDict:
     config.tokenizer.num_codes = 16  # the base
     config.tokenizer.code_dim = 16
     config.returns.reward_scale = 1.0
-    config.exploration.grid_height = 1  # the observation is 1 x 1 x 4 integers
-    config.exploration.grid_width = 1
-    config.exploration.num_levels = 256  # every integer its own key
+    config.counts.grid_height = 1  # the observation is 1 x 1 x 4 integers
+    config.counts.grid_width = 1
+    config.counts.num_levels = 256  # every integer its own key
     config.evaluation.max_episode_steps = 32
     return config

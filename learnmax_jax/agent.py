@@ -17,6 +17,7 @@ from learnmax_jax import config_checks, config_schema
 from learnmax_jax.acting import actor, envs
 from learnmax_jax.acting.actor import ActorState, ActOutput
 from learnmax_jax.exploration import novelty
+from learnmax_jax.exploration.kind import Kind, Parts
 from learnmax_jax.learning import learner, supervision
 from learnmax_jax.learning.learner import TrainState
 from learnmax_jax.learning.losses import LossWeights
@@ -40,7 +41,7 @@ class State:
       actor: ActorState; its env_state is not restorable for emulators. None in a `state_spec` of such.
       train: TrainState.
       replay: ReplayState; its rows are on disk too, as shards.
-      novelty: the visit counts.
+      novelty: what the kinds of exploration keep, by their names.
       rng_key: of the run; each step folds its number in, so that a resumed run draws the same numbers.
       step: int32, act-learn steps done.
     """
@@ -48,7 +49,7 @@ class State:
     actor: Any
     train: TrainState
     replay: ReplayState
-    novelty: novelty.NoveltyState
+    novelty: Any
     rng_key: Array
     step: Array
 
@@ -101,6 +102,7 @@ class Agent:
       player: Player.
       environments, tokenizer, world_model: the player's.
       replay: Replay.
+      novelty: the kinds of exploration, together.
       steps_per_call: E T, env steps of one act-learn step.
       updates_per_step: U.
       act: (ModelParams, ActorState, novelty, rng_key) -> (ActorState, novelty, ActOutput).
@@ -115,9 +117,10 @@ class Agent:
     tokenizer: Tokenizer
     world_model: WorldModel
     replay: Replay
+    novelty: Kind
     steps_per_call: int
     updates_per_step: int
-    act: Callable[..., tuple[ActorState, novelty.NoveltyState, ActOutput]]
+    act: Callable[..., tuple[ActorState, Any, ActOutput]]
     supervise: Callable[..., Supervision]
     update: Callable[..., tuple[TrainState, Array, Metrics]]
     update_model: Callable[..., tuple[TrainState, Array, Metrics]]
@@ -164,12 +167,10 @@ def build(config: Any) -> Agent:
       ValueError: a part refuses its section.
     """
     player = build_player(config)
-    settings, exploration = config.learner, config.exploration
-    keys = partial(
-        novelty.keys,
-        grid_height=exploration.grid_height,
-        grid_width=exploration.grid_width,
-        num_levels=exploration.num_levels,
+    settings = config.learner
+    kinds = novelty.make(
+        Parts(config.env.num_envs, player.environments.observation_shape, player.world_model),
+        {name: config_schema.optional_section(config, name) for name in novelty.KINDS if name in config},
     )
     rates = ("learning_rate", "warmup_updates", "weight_decay", "clip_norm")
     optimizer = learner.make_optimizer(**{name: settings[name] for name in rates})
@@ -206,9 +207,10 @@ def build(config: Any) -> Agent:
             sequence_length=settings.sequence_length,
             **{name: config.replay[name] for name in ring},
         ),
+        novelty=kinds,
         steps_per_call=config.env.num_envs * config.actor.num_steps,
         updates_per_step=config_checks.updates_per_step(config),
-        act=partial(player.act, observe=partial(_observe, keys)),
+        act=partial(player.act, observe=kinds.observe),
         supervise=supervise,
         update=partial(learner.update, supervise=supervise, **model_parts, **tokenizer_parts),
         update_model=partial(learner.update_model, **model_parts),
@@ -238,16 +240,12 @@ def state_spec(agent: Agent) -> State:
 def _init_learning(agent: Agent, rng_key: Array) -> dict[str, Any]:
     """All of a fresh State that needs no environment."""
     config = agent.config
-    init_key, run_key = jax.random.split(rng_key)
+    init_key, run_key, novelty_key = jax.random.split(rng_key, 3)
     example = jnp.zeros((config.env.num_envs, *agent.environments.observation_shape), jnp.uint8)
     return {
         "train": agent.init_train(init_key, example),
         "replay": agent.replay.init(transition_spec(agent)),
-        "novelty": novelty.init(
-            num_envs=config.env.num_envs,
-            table_size=config.exploration.table_size,
-            episodic_table_size=config.exploration.episodic_table_size,
-        ),
+        "novelty": agent.novelty.init(novelty_key),
         "rng_key": run_key,
         "step": jnp.zeros((), jnp.int32),
     }
@@ -303,14 +301,16 @@ def act_learn_step(state: State, *, agent: Agent) -> tuple[State, Outputs]:
     """
     step_key = jax.random.fold_in(state.rng_key, state.step)
     act_key, learn_key = jax.random.split(step_key)
-    acted, counts, output = agent.act(state.train.model, state.actor, state.novelty, act_key)
+    acted, watched, output = agent.act(state.train.model, state.actor, state.novelty, act_key)
     replay = agent.replay.add(state.replay, output.transitions)
     num_updates = jnp.where(agent.replay.can_sample(replay), agent.updates_per_step, 0)
-    learned = learn(state.train, replay, counts, acted.beta, learn_key, num_updates, agent=agent)
-    state = state.replace(actor=acted, train=learned.train, replay=learned.replay, novelty=counts, step=state.step + 1)
+    learned = learn(state.train, replay, watched, acted.beta, learn_key, num_updates, agent=agent)
+    state = state.replace(
+        actor=acted, train=learned.train, replay=learned.replay, novelty=learned.novelty, step=state.step + 1
+    )
     outputs = Outputs(
         act=output,
-        metrics=learned.metrics | {f"novelty_{name}": value for name, value in novelty.metrics(counts).items()},
+        metrics=learned.metrics | _named(agent.novelty.metrics(learned.novelty)),
         num_updates=num_updates,
         batch=learned.batch,
         finite=learned.finite & output.finite.all(),
@@ -325,6 +325,7 @@ class Learned:
     Attributes:
       train: TrainState.
       replay: ReplayState, with new priorities.
+      novelty: what the kinds of exploration keep.
       metrics: of the last update.
       batch: of the first update that was not finite, else of the last.
       finite: bool, every update was.
@@ -332,6 +333,7 @@ class Learned:
 
     train: TrainState
     replay: ReplayState
+    novelty: Any
     metrics: Metrics
     batch: Batch
     finite: Array
@@ -340,7 +342,7 @@ class Learned:
 def learn(
     train: TrainState,
     replay: ReplayState,
-    counts: novelty.NoveltyState,
+    novelty: Any,
     betas: Array,
     rng_key: Array,
     num_updates: Array,
@@ -355,7 +357,7 @@ def learn(
     Args:
       train: TrainState.
       replay: ReplayState.
-      counts: visit counts, for bonuses looked up afresh.
+      novelty: what the kinds of exploration keep; bonuses are looked up afresh.
       betas: `[E]`, the betas in play.
       rng_key: consumed.
       num_updates: int32.
@@ -368,32 +370,36 @@ def learn(
         return agent.replay.sample(replay, key)
 
     def one(index: Array, learned: Learned) -> Learned:
-        sample_key, frame_key, update_key = jax.random.split(jax.random.fold_in(rng_key, index), 3)
+        keys = jax.random.split(jax.random.fold_in(rng_key, index), 4)
+        sample_key, frame_key, update_key, novelty_key = keys
         batch = sample(learned.replay, sample_key)
-        bonus = novelty.bonus(counts, batch.rows.novelty_key, batch.rows.first_visit)
-        frames = _tokenizer_frames(agent, learned.replay, counts, batch, frame_key)
-        train, priorities, metrics = agent.update(learned.train, batch, bonus, frames, betas, update_key)
+        paid = agent.novelty.pay(learned.novelty, learned.train.target_model, batch, novelty_key)
+        frames = _tokenizer_frames(agent, learned.replay, paid.state, batch, frame_key)
+        train, priorities, metrics = agent.update(
+            learned.train, batch, paid.bonus, frames, betas, update_key, paid.supposed
+        )
         return Learned(
             train=train,
             replay=agent.replay.update_priorities(learned.replay, batch.index, priorities),
-            metrics=metrics,
+            novelty=paid.state,
+            metrics=metrics | _named(paid.metrics),
             batch=jax.tree.map(lambda new, old: jnp.where(learned.finite, new, old), batch, learned.batch),
             finite=learned.finite & (metrics["finite"] > 0),
         )
 
     batch = _zeros(jax.eval_shape(sample, replay, rng_key))
-    nothing = Learned(train, replay, {}, batch, jnp.ones((), bool))
+    nothing = Learned(train, replay, novelty, {}, batch, jnp.ones((), bool))
     metrics = _zeros(jax.eval_shape(one, num_updates, nothing).metrics)
     return jax.lax.fori_loop(0, num_updates, one, nothing.replace(metrics=metrics))
 
 
-def _tokenizer_frames(
-    agent: Agent, replay: ReplayState, counts: novelty.NoveltyState, batch: Batch, rng_key: Array
-) -> Array:
+def _tokenizer_frames(agent: Agent, replay: ReplayState, novelty: Any, batch: Batch, rng_key: Array) -> Array:
     """The frames `[M, H, W, C]` that the tokenizer learns from: its own stream, or the batch's."""
     section = agent.config.tokenizer_learner
     if section.stream == "diverse":
-        return agent.replay.sample_observations(replay, rng_key, partial(_rarity, counts), section.batch_size)
+        return agent.replay.sample_observations(
+            replay, rng_key, partial(agent.novelty.rarity, novelty), section.batch_size
+        )
     return batch.rows.observation.reshape(-1, *agent.environments.observation_shape)
 
 
@@ -402,18 +408,9 @@ def _zeros(spec: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
 
 
-def _observe(
-    keys: Callable[[Array], Array], state: novelty.NoveltyState, observation: Array, first: Array
-) -> tuple[novelty.NoveltyState, Array, Array]:
-    """Counts a step's observations; (state, keys `[B, 2]`, first visits `[B]`)."""
-    key = keys(observation)
-    state, first_visit = novelty.observe(state, key, first)
-    return state, key, first_visit
-
-
-def _rarity(counts: novelty.NoveltyState, keys: Array) -> Array:
-    """How eagerly the tokenizer takes a frame: 1 / sqrt(n) of its key."""
-    return jax.lax.rsqrt(jnp.maximum(novelty.counts(counts, keys), 1).astype(jnp.float32))
+def _named(metrics: Metrics) -> Metrics:
+    """Exploration's scalars, told apart from the others."""
+    return {f"novelty_{name}": value for name, value in metrics.items()}
 
 
 def compile_step(agent: Agent) -> Callable[[State], tuple[State, Outputs]]:

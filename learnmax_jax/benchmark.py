@@ -74,9 +74,9 @@ def _filled(agent: Agent, state: State) -> State:
 
 def _act_and_store(agent: Agent, state: State) -> State:
     key = jax.random.fold_in(state.rng_key, state.step)
-    actor, counts, output = agent.act(state.train.model, state.actor, state.novelty, key)
+    actor, novelty, output = agent.act(state.train.model, state.actor, state.novelty, key)
     replay = agent.replay.add(state.replay, output.transitions)
-    return state.replace(actor=actor, novelty=counts, replay=replay, step=state.step + 1)
+    return state.replace(actor=actor, novelty=novelty, replay=replay, step=state.step + 1)
 
 
 def _parts(agent: Agent, state: State) -> tuple[dict[str, Callable[[], Any]], float]:
@@ -98,7 +98,7 @@ def _parts(agent: Agent, state: State) -> tuple[dict[str, Callable[[], Any]], fl
         learned = agents.learn(
             state.train, state.replay, state.novelty, state.actor.beta, rng_key, num_updates, agent=agent
         )
-        return state.replace(train=learned.train, replay=learned.replay)
+        return state.replace(train=learned.train, replay=learned.replay, novelty=learned.novelty)
 
     def step(state: State, rng_key: Array) -> State:
         return agents.act_learn_step(state.replace(rng_key=rng_key), agent=agent)[0]

@@ -235,11 +235,6 @@ FIELDS: Mapping[str, Field] = {
     "search.value_floor": number("(0, inf)", "scaled return"),
     "search.gumbel_scale": number("[0, inf)"),
     "search.epsilon": number("[0, 1]", "share of random actions"),
-    "exploration.table_size": count("keys"),
-    "exploration.episodic_table_size": count("keys an environment"),
-    "exploration.grid_height": count("cells", "[1, 84]"),
-    "exploration.grid_width": count("cells", "[1, 84]"),
-    "exploration.num_levels": count("grey levels", "[2, 256]"),
     "exploration.beta_max": number("[0, inf)"),
     "exploration.num_exploit_envs": count("environments at beta 0", "[0, inf)"),
     "replay.kind": choice("uniform", "prioritised"),
@@ -307,6 +302,16 @@ SECTIONS: tuple[Section, ...] = (
             "report_every_updates": count("updates"),
             "examine_every_updates": count("updates; a multiple of pretrain.report_every_updates"),
             "checkpoint_every_updates": count("updates"),
+        },
+    ),
+    Section(
+        "counts",
+        {
+            "table_size": count("keys"),
+            "episodic_table_size": count("keys an environment"),
+            "grid_height": count("cells", "[1, 84]"),
+            "grid_width": count("cells", "[1, 84]"),
+            "num_levels": count("grey levels", "[2, 256]"),
         },
     ),
     Section(

@@ -138,6 +138,24 @@ class Batch:
 
 
 @struct.dataclass
+class Supposed:
+    """Intrinsic rewards of actions that were not taken, at the observations of a batch.
+
+    Attributes:
+      action: `[B, L]` int32, one for each row.
+      reward: `[B, L]` float32.
+      mask: `[B, L]` bool, where there is such a reward.
+      q_too: the intrinsic Q of the action is told the same, and intrinsic values are those of the best action by Q;
+        static.
+    """
+
+    action: Array
+    reward: Array
+    mask: Array
+    q_too: bool = struct.field(pytree_node=False)
+
+
+@struct.dataclass
 class Prediction:
     """What the heads read off a latent, conditioned on beta.
 

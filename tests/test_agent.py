@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 from learnmax_jax import agent as agents
 from learnmax_jax import config as configs
 from learnmax_jax.agent import Agent, Outputs, State, act_learn_step
+from learnmax_jax.exploration.kind import Paid
 from learnmax_jax.replay.buffer import bytes_per_row
 from learnmax_jax.types import Array, Batch, SequenceIndex
 from learnmax_jax.worlds import scripted
@@ -233,28 +235,36 @@ def test_n14_the_first_reset_shares_its_key_with_no_step(agent: Agent) -> None:
     assert not (taken == jax.random.key_data(seen[0])[None]).all(axis=1).any()
 
 
+@struct.dataclass
+class _Train:
+    """All of a TrainState that `learn` itself reads."""
+
+    target_model: Array
+
+
 def _learn(num_updates: int, bad: tuple[int, ...]) -> agents.Learned:
     """`learn` with parts that only count: batch i's weights are i, and the updates in `bad` are not finite."""
     rows = _zeros_like_batch()
 
-    def update(train: Array, batch: Batch, *rest: Any) -> Any:
+    def update(train: _Train, batch: Batch, *rest: Any) -> Any:
         index = batch.weights[0]
         finite = ~jnp.isin(index, jnp.asarray(bad, jnp.float32))
-        return train + 1, batch.weights, {"finite": finite.astype(jnp.float32), "index": index}
+        metrics = {"finite": finite.astype(jnp.float32), "index": index}
+        return train.replace(target_model=train.target_model + 1), batch.weights, metrics
 
     parts = types.SimpleNamespace(
         config=types.SimpleNamespace(tokenizer_learner=types.SimpleNamespace(stream="joint", batch_size=1)),
         environments=types.SimpleNamespace(observation_shape=(1, 1, 1)),
         update=update,
+        novelty=types.SimpleNamespace(pay=lambda state, params, batch, key: Paid(state, batch.weights, None, {})),
         replay=types.SimpleNamespace(
             sample=lambda state, key: rows.replace(weights=state[None]),
             update_priorities=lambda state, index, priorities: state + 1,
         ),
     )
-    counts = agents.novelty.init(num_envs=1, table_size=2, episodic_table_size=2)
     run = jax.jit(partial(agents.learn, agent=parts))  # type: ignore[arg-type]
     zero = jnp.zeros(())
-    return run(zero, zero, counts, jnp.zeros(1), jax.random.key(0), jnp.asarray(num_updates, jnp.int32))
+    return run(_Train(zero), zero, zero, jnp.zeros(1), jax.random.key(0), jnp.asarray(num_updates, jnp.int32))
 
 
 def _zeros_like_batch() -> Batch:
@@ -271,13 +281,13 @@ def _zeros_like_batch() -> Batch:
 def test_f14_the_first_batch_that_was_not_finite_is_kept() -> None:
     good = _learn(4, bad=())
     assert bool(good.finite) and float(good.batch.weights[0]) == 3 == float(good.metrics["index"])
-    assert float(good.train) == 4 == float(good.replay)
+    assert float(good.train.target_model) == 4 == float(good.replay)
     poisoned = _learn(4, bad=(1, 2))
     # Told, though the last update was finite again.
     assert not bool(poisoned.finite) and float(poisoned.metrics["finite"]) == 1
     assert float(poisoned.batch.weights[0]) == 1
     nothing = _learn(0, bad=(0,))
-    assert bool(nothing.finite) and float(nothing.train) == 0 and float(nothing.metrics["index"]) == 0
+    assert bool(nothing.finite) and float(nothing.train.target_model) == 0 and float(nothing.metrics["index"]) == 0
 
 
 @pytest.mark.parametrize("path", sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py")))

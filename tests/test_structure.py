@@ -16,7 +16,7 @@ ROOMS = {
     "types": set(),
     "models": {"types"},
     "search": {"types", "models"},
-    "exploration": {"types"},
+    "exploration": {"types", "models"},
     "replay": {"types"},
     "worlds": {"types"},
     "measures": {"types", "models"},

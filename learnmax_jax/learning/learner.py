@@ -13,7 +13,7 @@ from learnmax_jax.learning.supervision import Supervision
 from learnmax_jax.models.support import Support
 from learnmax_jax.models.tokenizer import Tokenizer, TokenizerState
 from learnmax_jax.models.world_model import ModelParams, WorldModel
-from learnmax_jax.types import Array, Batch, Metrics, Params
+from learnmax_jax.types import Array, Batch, Metrics, Params, Supposed
 
 # Of the tokenizer's metrics, these need no prefix to be understood.
 _KNOWN_NAMES = ("codes_used", "perplexity", "code_drift")
@@ -99,6 +99,7 @@ def update(
     observation: Array,
     betas: Array,
     rng_key: Array,
+    supposed: Supposed | None = None,
     *,
     world_model: WorldModel,
     tokenizer: Tokenizer,
@@ -120,6 +121,7 @@ def update(
       observation: `[M, H, W, C]` uint8, the tokenizer's own stream.
       betas: `[E]`, the betas in play.
       rng_key: consumed.
+      supposed: intrinsic rewards of actions that were not taken.
       world_model, tokenizer, support, supervise, optimizer, tokenizer_optimizer, loss_weights: the parts.
       unroll_steps: K. num_unrolls: M starts a sequence.
       target_decay: of the target network, an update.
@@ -127,7 +129,7 @@ def update(
       (TrainState, priorities `[B]`, metrics; `finite` among them is 1 where loss and gradients were).
     """
     target_key, loss_key, tokenizer_key, codebook_key = jax.random.split(rng_key, 4)
-    supervision = supervise(state.target_model, batch, novelty, target_key, betas)
+    supervision = supervise(state.target_model, batch, novelty, target_key, betas, supposed)
     learned, priorities, metrics = update_model(
         state,
         supervision,

@@ -9,7 +9,7 @@ from flax import struct
 
 from learnmax_jax.learning import targets
 from learnmax_jax.learning.supervision import RETURN_OF_VALUE, Supervision, context_up_to
-from learnmax_jax.models.dynamics import Context
+from learnmax_jax.models.dynamics import Context, Node
 from learnmax_jax.models.support import Support, inverse_rescale, rescale
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Metrics, Outcome, Prediction
@@ -263,6 +263,8 @@ def _teacher_forced(
     which = supervision.action[..., None, None, None]
     taken = jnp.take_along_axis(prediction.q_logits[:, :-1], which, axis=3).squeeze(axis=3)
     losses["q"] = masked_mean(scalar_loss(taken, supervision.q, support).mean(axis=-1), valid[:, :-1], weights)
+    if supervision.supposed is not None:
+        losses |= _supposed_losses(params, supervision, node, prediction, losses, world_model, support)
     if posterior is not None:
         balance = _unflatten(chance_loss(posterior, outcome.chance_logits.reshape(posterior.shape)), steps)
         losses["chance"] = masked_mean(balance, valid[:, :-1], weights)
@@ -288,6 +290,29 @@ def _teacher_forced(
     }
     priorities = _LEAST_PRIORITY + error.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1)
     return context, latents, losses, metrics, chance, priorities
+
+
+def _supposed_losses(
+    params: ModelParams,
+    supervision: Supervision,
+    node: Node,
+    prediction: Prediction,
+    losses: Metrics,
+    world_model: WorldModel,
+    support: Support,
+) -> Metrics:
+    """What the losses of novelty and Q become with the rewards of actions that were not taken, row by row."""
+    supposed, length = supervision.supposed, supervision.action.shape[1]
+    assert supposed is not None
+    outcome = _unflatten(world_model.outcome(params, node, supposed.action.reshape(-1), None), length)
+    loss = scalar_loss(outcome.intrinsic_logits, supposed.reward, support)
+    more = {"intrinsic": losses["intrinsic"] + masked_mean(loss, supposed.mask, supervision.weights)}
+    if supposed.q_too:
+        which = supposed.action[..., None, None]
+        q_logits = jnp.take_along_axis(prediction.q_logits[:, :-1, 1], which, axis=2).squeeze(axis=2)
+        loss = scalar_loss(q_logits, supposed.reward, support)
+        more["q"] = losses["q"] + masked_mean(loss, supposed.mask, supervision.weights)
+    return more
 
 
 def _open_loop(

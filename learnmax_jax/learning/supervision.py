@@ -13,7 +13,7 @@ from learnmax_jax.learning import targets
 from learnmax_jax.models.dynamics import Context
 from learnmax_jax.models.support import Support, inverse_rescale
 from learnmax_jax.models.world_model import ModelParams, WorldModel
-from learnmax_jax.types import Array, Batch, SearchOutput
+from learnmax_jax.types import Array, Batch, SearchOutput, Supposed
 
 # Which return each value head estimates: long extrinsic, intrinsic, short extrinsic.
 RETURN_OF_VALUE = np.array([0, 1, 0])
@@ -38,6 +38,7 @@ class Supervision:
       absorbed: `[B, L + 1, 2]` bool, row t lies past a termination that stops this return (extrinsic, intrinsic):
         rewards and values are known to be 0 there.
       weights: `[B]` float32, importance weights.
+      supposed: intrinsic rewards of actions that were not taken.
     """
 
     codes: Array
@@ -53,6 +54,7 @@ class Supervision:
     valid: Array
     absorbed: Array
     weights: Array
+    supposed: Supposed | None = None
 
 
 def supervise(
@@ -61,6 +63,7 @@ def supervise(
     novelty: Array,
     rng_key: Array,
     betas: Array,
+    supposed: Supposed | None = None,
     *,
     world_model: WorldModel,
     support: Support,
@@ -87,6 +90,7 @@ def supervise(
       rng_key: consumed.
       betas: `[E]`, the betas in play; a sequence that is searched again draws its own, so that exploiters
         learn from what explorers found.
+      supposed: intrinsic rewards of actions that were not taken.
       world_model, support: the bundle and the heads' bins.
       plan: as acting's.
       num_reanalysed: how many of the B sequences are searched again at every row (Schrittwieser et al. 2021).
@@ -119,6 +123,12 @@ def supervise(
     value = inverse_rescale(support.expectation(prediction.value_logits)).reshape(-1, length, 3)
     q = inverse_rescale(support.expectation(prediction.q_logits)).reshape(-1, length, 2, num_actions)
 
+    wanted = q[:, :, 0] + beta[:, None, None] * q[:, :, 1]
+    intrinsic_value = value[..., 1]
+    if supposed is not None and supposed.q_too:
+        # What a value bootstraps from has to hope as much as Q does.
+        intrinsic_value = jnp.take_along_axis(q[:, :, 1], jnp.argmax(wanted, axis=-1)[..., None], axis=-1)[..., 0]
+
     valid, last = rows.valid & batch.mask, rows.last
     over = jax.vmap(targets.after_termination)(rows.discount, last)
     # Past an end that it crosses, the intrinsic return is unknown, as past a truncation.
@@ -140,12 +150,11 @@ def supervise(
     values = jnp.stack(
         [
             value_targets(rewards[..., 0], extrinsic, search_value),
-            value_targets(rewards[..., 1], intrinsic, value[..., 1]),
+            value_targets(rewards[..., 1], intrinsic, intrinsic_value),
             value_targets(rewards[..., 0], short, value[..., 2]),
         ],
         axis=-1,
     )
-    wanted = q[:, :, 0] + beta[:, None, None] * q[:, :, 1]
     q_targets = jax.vmap(partial(targets.q_targets, td_steps=td_steps))
     q_target = jnp.stack(
         [
@@ -170,6 +179,7 @@ def supervise(
             valid=valid,
             absorbed=absorbed,
             weights=batch.weights,
+            supposed=supposed,
         )
     )
 

@@ -35,8 +35,8 @@ def get_config() -> ConfigDict:
     config.search.num_simulations = 2
     config.search.max_depth = 2
     config.search.max_num_considered_actions = 2
-    config.exploration.table_size = 64
-    config.exploration.episodic_table_size = 32
+    config.counts.table_size = 64
+    config.counts.episodic_table_size = 32
     config.replay.kind = "prioritised"
     config.replay.capacity = 32
     config.replay.min_size = 12

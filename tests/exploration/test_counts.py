@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learnmax_jax.exploration import novelty
+from learnmax_jax.exploration import counts
 
-_observe = jax.jit(novelty.observe, donate_argnums=0)
-_counts = jax.jit(novelty.counts)
-_bonus = jax.jit(novelty.bonus)
-_keys = jax.jit(novelty.keys, static_argnames=("grid_height", "grid_width", "num_levels"))
+_observe = jax.jit(counts.observe, donate_argnums=0)
+_counts = jax.jit(counts.counts)
+_bonus = jax.jit(counts.bonus)
+_keys = jax.jit(counts.keys, static_argnames=("grid_height", "grid_width", "num_levels"))
 
 
 def _random_keys(rng: np.random.Generator, num_different: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -24,12 +24,12 @@ def _random_keys(rng: np.random.Generator, num_different: int, shape: tuple[int,
     return np.stack([which % 7, which // 7], axis=-1).astype(np.uint32)
 
 
-def _observe_all(state: novelty.NoveltyState, keys: np.ndarray, firsts: np.ndarray):
+def _observe_all(state: counts.CountState, keys: np.ndarray, firsts: np.ndarray):
     """A scan over time: keys `[T, B, 2]`, firsts `[T, B]` -> state, first visits `[T, B]`, counts after each step."""
 
-    def step(state: novelty.NoveltyState, row: tuple[jax.Array, jax.Array]):
-        state, first_visit = novelty.observe(state, *row)
-        return state, (first_visit, novelty.counts(state, row[0]))
+    def step(state: counts.CountState, row: tuple[jax.Array, jax.Array]):
+        state, first_visit = counts.observe(state, *row)
+        return state, (first_visit, counts.counts(state, row[0]))
 
     return jax.jit(lambda state: jax.lax.scan(step, state, (jnp.asarray(keys), jnp.asarray(firsts))))(state)
 
@@ -42,7 +42,7 @@ def test_counts_match_a_dictionary(num_envs: int, table_size: int, num_different
     rng = np.random.default_rng(table_size)
     keys = _random_keys(rng, num_different, (num_steps, num_envs))
     firsts = rng.random((num_steps, num_envs)) < 0.02
-    state = novelty.init(num_envs=num_envs, table_size=table_size, episodic_table_size=table_size)
+    state = counts.init(num_envs=num_envs, table_size=table_size, episodic_table_size=table_size)
     state, (first_visits, seen) = _observe_all(state, keys, firsts)
 
     lifetime: collections.Counter[tuple[int, int]] = collections.Counter()
@@ -71,16 +71,16 @@ def test_counts_match_a_dictionary(num_envs: int, table_size: int, num_different
 def test_a_full_table_drops_new_keys_and_says_so():
     rng = np.random.default_rng(0)
     keys = _random_keys(rng, 60, (400, 16))
-    state = novelty.init(num_envs=16, table_size=32, episodic_table_size=32)
+    state = counts.init(num_envs=16, table_size=32, episodic_table_size=32)
     state, _ = _observe_all(state, keys, np.zeros((400, 16), bool))
     lifetime = collections.Counter(tuple(key) for key in keys.reshape(-1, 2).tolist())
     del lifetime[0, 0]
 
     # 32 slots, no more probes than slots: whoever came first has one, the others are known not to.
-    assert int(state.num_keys) == 32 and float(novelty.metrics(state)["table_load"]) == 1
+    assert int(state.num_keys) == 32 and float(counts.metrics(state)["table_load"]) == 1
     everything = np.asarray(list(lifetime), np.uint32)
     found = np.asarray(_counts(state, jnp.asarray(everything)))
-    dropped = found == novelty.COUNT_DROPPED
+    dropped = found == counts.COUNT_DROPPED
     assert dropped.sum() == len(lifetime) - 32
     true = np.asarray(list(lifetime.values()))
     np.testing.assert_array_equal(found[~dropped], true[~dropped])
@@ -92,7 +92,7 @@ def test_a_full_table_drops_new_keys_and_says_so():
 
 
 def test_a_full_episodic_table_takes_new_keys_for_visited():
-    state = novelty.init(num_envs=2, table_size=64, episodic_table_size=4)
+    state = counts.init(num_envs=2, table_size=64, episodic_table_size=4)
     visits = []
     for i in range(1, 7):
         keys = jnp.asarray([[i, i], [1, 1]], jnp.uint32)
@@ -100,7 +100,7 @@ def test_a_full_episodic_table_takes_new_keys_for_visited():
         visits.append(first_visit.tolist())
     assert visits == [[True, True], [True, False], [True, False], [True, False], [False, False], [False, False]]
     assert int(state.num_episodic_dropped) == 2
-    assert float(novelty.metrics(state)["episodic_load_max"]) == 1
+    assert float(counts.metrics(state)["episodic_load_max"]) == 1
     # A new episode of the first environment only, without clearing anything.
     state, first_visit = _observe(state, jnp.asarray([[5, 5], [1, 1]], jnp.uint32), jnp.asarray([True, False]))
     assert first_visit.tolist() == [True, False]
@@ -116,7 +116,7 @@ def test_a_full_episodic_table_takes_new_keys_for_visited():
     )
 )
 def test_any_history_matches_a_dictionary(history: list[list[tuple[int, int, bool]]]):
-    state = novelty.init(num_envs=4, table_size=16, episodic_table_size=16)
+    state = counts.init(num_envs=4, table_size=16, episodic_table_size=16)
     lifetime: collections.Counter[tuple[int, int]] = collections.Counter()
     episodes: list[set[tuple[int, int]]] = [set() for _ in range(4)]
     for row in history:
@@ -137,7 +137,7 @@ def test_counts_do_not_depend_on_the_order_within_a_batch():
     order = rng.permutation(32)
     states = [
         _observe(
-            novelty.init(num_envs=32, table_size=64, episodic_table_size=8), jnp.asarray(batch), jnp.ones(32, bool)
+            counts.init(num_envs=32, table_size=64, episodic_table_size=8), jnp.asarray(batch), jnp.ones(32, bool)
         )[0]
         for batch in (keys, keys[order])
     ]
@@ -146,7 +146,7 @@ def test_counts_do_not_depend_on_the_order_within_a_batch():
 
 
 def test_bonus_by_hand():
-    state = novelty.init(num_envs=4, table_size=16, episodic_table_size=16)
+    state = counts.init(num_envs=4, table_size=16, episodic_table_size=16)
     keys = jnp.asarray([[1, 1], [1, 1], [2, 0], [0, 0]], jnp.uint32)
     for _ in range(2):
         state, first_visit = _observe(state, keys, jnp.zeros(4, bool))
@@ -156,19 +156,19 @@ def test_bonus_by_hand():
     gate = jnp.asarray([[True, True, True], [False, True, False]])
     np.testing.assert_allclose(_bonus(state, keys, gate), [[0.5, 0.5**0.5, 1], [0, 0, 0]], rtol=1e-6)
     assert _counts(state, keys).tolist() == [[4, 2, 0], [4, 0, 0]]
-    assert novelty.metrics(state)["num_keys"] == 2
+    assert counts.metrics(state)["num_keys"] == 2
 
 
 def test_observing_is_in_place_whatever_the_table_size():
     def temporary_bytes(table_size: int, in_scan: bool) -> int:
-        state = novelty.init(num_envs=64, table_size=table_size, episodic_table_size=1024)
+        state = counts.init(num_envs=64, table_size=table_size, episodic_table_size=1024)
         keys, first = jnp.ones((8, 64, 2), jnp.uint32), jnp.ones((8, 64), bool)
 
-        def scan(state: novelty.NoveltyState) -> tuple[novelty.NoveltyState, jax.Array]:
-            return jax.lax.scan(lambda state, row: novelty.observe(state, *row), state, (keys, first))
+        def scan(state: counts.CountState) -> tuple[counts.CountState, jax.Array]:
+            return jax.lax.scan(lambda state, row: counts.observe(state, *row), state, (keys, first))
 
-        def step(state: novelty.NoveltyState) -> tuple[novelty.NoveltyState, jax.Array]:
-            return novelty.observe(state, keys[0], first[0])
+        def step(state: counts.CountState) -> tuple[counts.CountState, jax.Array]:
+            return counts.observe(state, keys[0], first[0])
 
         compiled = jax.jit(scan if in_scan else step, donate_argnums=0).lower(state).compile()
         return compiled.memory_analysis().temp_size_in_bytes
@@ -258,7 +258,7 @@ def test_a_coarse_key_forgets_small_changes():
 )
 def test_keys_refuse_a_grid_that_is_none(change: dict[str, int], message: str):
     with pytest.raises(ValueError, match=message):
-        novelty.keys(jnp.zeros((1, 84, 84, 1), jnp.uint8), **{**_GRID, **change})
+        counts.keys(jnp.zeros((1, 84, 84, 1), jnp.uint8), **{**_GRID, **change})
 
 
 @pytest.mark.parametrize(
@@ -272,4 +272,4 @@ def test_keys_refuse_a_grid_that_is_none(change: dict[str, int], message: str):
 )
 def test_init_refuses_sizes(change: dict[str, int], message: str):
     with pytest.raises(ValueError, match=message):
-        novelty.init(**{"num_envs": 2, "table_size": 16, "episodic_table_size": 16, **change})
+        counts.init(**{"num_envs": 2, "table_size": 16, "episodic_table_size": 16, **change})
