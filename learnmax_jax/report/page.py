@@ -281,7 +281,7 @@ def _read_image(file: pathlib.Path) -> tuple[bytes, int, int]:
     """
     try:
         content = file.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(file) as image:
             for frame in ImageSequence.Iterator(image):
                 frame.load()
             return content, image.width, getattr(image, "n_frames", 1)
