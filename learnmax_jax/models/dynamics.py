@@ -76,19 +76,31 @@ def attend(query: Array, sources: Sequence[tuple[Array, Array, Array]]) -> Array
     Args:
       query: `[B, heads, Q, head_dim]`, not yet scaled.
       sources: (keys `[B, heads, S, head_dim]`, values alike, visible `[B, Q, S]` bool); at least one key is visible.
+        Keys and values may have fewer rows, each of which then serves as many queries' rows one after another.
     Returns:
       `[B, heads, Q, head_dim]`.
     """
     query = query * query.shape[-1] ** -0.5
     logits = [
-        jnp.where(visible[:, None], jnp.einsum("bhqd,bhsd->bhqs", query, keys), MASKED) for keys, _, visible in sources
+        jnp.where(visible[:, None], _shared("qd,sd->qs", query, keys), MASKED) for keys, _, visible in sources
     ]
     weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1)
     out, begin = jnp.zeros_like(query), 0
     for keys, values, _ in sources:
-        out = out + jnp.einsum("bhqs,bhsd->bhqd", weights[..., begin : begin + keys.shape[2]], values)
+        out = out + _shared("qs,sd->qd", weights[..., begin : begin + keys.shape[2]], values)
         begin += keys.shape[2]
     return out
+
+
+def _shared(subscripts: str, left: Array, right: Array) -> Array:
+    """Einsum of `left [B * K, heads, ...]` with `right [B, heads, ...]`, each of whose rows serves K, uncopied."""
+    batch, one = right.shape[0], left.shape[0] == right.shape[0]
+    first, second, out = subscripts.replace("->", ",").split(",")
+    if one:
+        return jnp.einsum(f"bh{first},bh{second}->bh{out}", left, right)
+    folded = left.reshape(batch, -1, *left.shape[1:])
+    product = jnp.einsum(f"bkh{first},bh{second}->bkh{out}", folded, right)
+    return product.reshape(left.shape[0], *product.shape[2:])
 
 
 class Block(nn.Module):
@@ -269,11 +281,13 @@ class Dynamics(nn.Module):
     ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
         """Runs one block `x [B, M, D]` that sees the context, `depth [B]` path frames and itself.
 
+        The context may have fewer rows: each then serves as many rows of x, one after another.
         Returns (latent `[B, N, D]`, keys a layer each `[B, heads, M, head_dim]`, values alike).
         """
         batch, slots, _ = x.shape
         at = jnp.arange(context.keys[0].shape[2], dtype=jnp.int32)[None]
-        in_context = (at >= context.start[:, None]) & (at < context.length[:, None])
+        start, length = (jnp.repeat(x, batch // x.shape[0]) for x in (context.start, context.length))
+        in_context = (at >= start[:, None]) & (at < length[:, None])
         in_path = jnp.arange(path_keys[0].shape[2], dtype=jnp.int32)[None] < depth[:, None]
 
         def visible(frames: Array) -> Array:
@@ -285,7 +299,7 @@ class Dynamics(nn.Module):
 
         context_visible, path_visible = visible(in_context), visible(in_path)
         itself = jnp.ones((batch, slots, slots), bool)
-        position = jnp.broadcast_to((context.length + depth)[:, None], (batch, slots))
+        position = jnp.broadcast_to((length + depth)[:, None], (batch, slots))
         new_keys, new_values = [], []
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(x, position)

@@ -10,36 +10,21 @@ be told from one another: a backup is a visit-weighted mean, and a mean is linea
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import mctx
-from flax import struct
 
-from learnmax_jax.models.dynamics import Context, Node
+from learnmax_jax.models.dynamics import Context
 from learnmax_jax.models.support import Support, inverse_rescale
 from learnmax_jax.models.world_model import ModelParams, WorldModel
+from learnmax_jax.search import gumbel
+from learnmax_jax.search.tree import Edge, TreeNode
 from learnmax_jax.types import Array, Outcome, Prediction, SearchOutput
 
 KINDS = ("gumbel", "muzero", "none")
-
-
-@struct.dataclass
-class TreeNode:
-    """What mctx stores of a node, `[B, ...]`; returns are `[B, 2]`: extrinsic, intrinsic.
-
-    Attributes:
-      node: the world model's.
-      path_return: rewards from the root to here, in root units.
-      value: the leaf's own value, in root units.
-      survival: probability that the episode runs on to here, per return.
-    """
-
-    node: Node
-    path_return: Array
-    value: Array
-    survival: Array
 
 
 def plan(
@@ -94,66 +79,42 @@ def plan(
     finite = jnp.isfinite(prediction.policy_logits).all(axis=-1) & jnp.isfinite(root_value).all(axis=-1)
     if kind == "none":
         output = _greedy(search_key, prediction, beta, support, value_floor, gumbel_scale, finite)
-    else:
-        output = _tree_search(
-            params,
-            search_key,
-            mctx.RootFnOutput(
-                prior_logits=prediction.policy_logits,
-                value=_weigh(root_value, beta),
-                embedding=TreeNode(
-                    node=world_model.root(latent, codes, max_depth=max_depth),
-                    path_return=jnp.zeros_like(root_value),
-                    value=root_value,
-                    survival=jnp.ones_like(root_value),
-                ),
-            ),
-            partial(
-                _recurrent,
-                context=context,
-                beta=beta,
-                world_model=world_model,
-                support=support,
-                discounts=discounts,
-                intrinsic_crosses_end=intrinsic_crosses_end,
-            ),
-            _policy(kind, num_simulations, max_depth, max_num_considered_actions, value_floor, gumbel_scale),
-            finite,
+    elif kind in SEARCHES:
+        root = TreeNode(
+            node=world_model.root(latent, codes, max_depth=max_depth),
+            path_return=jnp.zeros_like(root_value),
+            value=root_value,
+            survival=jnp.ones_like(root_value),
         )
+        edge = partial(
+            _edge,
+            params=params,
+            context=context,
+            beta=beta,
+            world_model=world_model,
+            support=support,
+            discounts=discounts,
+            intrinsic_crosses_end=intrinsic_crosses_end,
+        )
+        output = SEARCHES[kind](
+            search_key,
+            root,
+            _weigh(root_value, beta),
+            prediction.policy_logits,
+            edge,
+            num_simulations=num_simulations,
+            max_depth=max_depth,
+            max_num_considered_actions=max_num_considered_actions,
+            value_floor=value_floor,
+            gumbel_scale=gumbel_scale,
+        )
+        output = output.replace(finite=output.finite & finite)
+    else:
+        raise ValueError(f"search.kind={kind}: unknown. Allowed: {', '.join(KINDS)}.")
     num_actions = output.search_policy.shape[-1]
     uniform = jax.random.randint(uniform_key, beta.shape, 0, num_actions)
     explore = jax.random.uniform(epsilon_key, beta.shape) < epsilon
     return output.replace(action=jnp.where(explore, uniform, output.action))
-
-
-def _policy(
-    kind: str,
-    num_simulations: int,
-    max_depth: int,
-    max_num_considered_actions: int,
-    value_floor: float,
-    gumbel_scale: float,
-) -> Callable[..., mctx.PolicyOutput]:
-    """mctx's policy of that kind, with its tuning bound."""
-    if kind == "gumbel":
-        return partial(
-            mctx.gumbel_muzero_policy,
-            num_simulations=num_simulations,
-            max_depth=max_depth,
-            qtransform=partial(mctx.qtransform_completed_by_mix_value, epsilon=value_floor),
-            max_num_considered_actions=max_num_considered_actions,
-            gumbel_scale=gumbel_scale,
-        )
-    if kind == "muzero":
-        return partial(
-            mctx.muzero_policy,
-            num_simulations=num_simulations,
-            max_depth=max_depth,
-            qtransform=partial(mctx.qtransform_by_parent_and_siblings, epsilon=value_floor),
-            temperature=gumbel_scale,
-            dirichlet_fraction=0.25 * gumbel_scale,
-        )
-    raise ValueError(f"search.kind={kind}: unknown. Allowed: {', '.join(KINDS)}.")
 
 
 def _weigh(returns: Array, beta: Array) -> Array:
@@ -166,39 +127,30 @@ def _returns(prediction: Prediction, support: Support) -> Array:
     return inverse_rescale(support.expectation(prediction.value_logits[:, :2]))
 
 
-def _recurrent(
-    params: ModelParams,
-    rng_key: Array,
+def _edge(
+    parent: TreeNode,
     action: Array,
-    embedding: TreeNode,
     *,
+    params: ModelParams,
     context: Context,
     beta: Array,
     world_model: WorldModel,
     support: Support,
     discounts: tuple[float, float],
     intrinsic_crosses_end: bool,
-) -> tuple[mctx.RecurrentFnOutput, TreeNode]:
-    """One edge of the tree: a transformer step of one block, and the heads."""
-    del rng_key  # the model's step is deterministic
+) -> tuple[Edge, TreeNode]:
+    """One edge of the tree: a transformer step of one block, and the heads; rows may be several to a tree."""
+    beta = jnp.repeat(beta, action.shape[0] // beta.shape[0])
     discount = jnp.asarray(discounts)[None]
-    depth = embedding.node.depth[:, None].astype(jnp.float32)
-    node, outcome = world_model.step(params, context, embedding.node, action, None)
+    depth = parent.node.depth[:, None].astype(jnp.float32)
+    node, outcome = world_model.step(params, context, parent.node, action, None)
     prediction = world_model.predict(params, node.latent, beta)
-    reward = embedding.survival * discount**depth * _rewards(outcome, support)
+    reward = parent.survival * discount**depth * _rewards(outcome, support)
     lives = jax.nn.sigmoid(outcome.continuation_logit)
-    survival = embedding.survival * jnp.stack(
-        [lives, jnp.ones_like(lives) if intrinsic_crosses_end else lives], axis=-1
-    )
+    survival = parent.survival * jnp.stack([lives, jnp.ones_like(lives) if intrinsic_crosses_end else lives], axis=-1)
     value = survival * discount ** (depth + 1) * _returns(prediction, support)
-    child = TreeNode(node=node, path_return=embedding.path_return + reward, value=value, survival=survival)
-    edge = mctx.RecurrentFnOutput(
-        reward=_weigh(reward, beta),
-        discount=jnp.ones_like(beta),
-        prior_logits=prediction.policy_logits,
-        value=_weigh(value, beta),
-    )
-    return edge, child
+    child = TreeNode(node=node, path_return=parent.path_return + reward, value=value, survival=survival)
+    return Edge(_weigh(reward, beta), _weigh(value, beta), prediction.policy_logits), child
 
 
 def _rewards(outcome: Outcome, support: Support) -> Array:
@@ -206,16 +158,72 @@ def _rewards(outcome: Outcome, support: Support) -> Array:
     return inverse_rescale(support.expectation(jnp.stack([outcome.reward_logits, outcome.intrinsic_logits], axis=1)))
 
 
-def _tree_search(
-    params: ModelParams,
-    rng_key: Array,
-    root: mctx.RootFnOutput,
-    recurrent_fn: Callable,
-    policy: Callable[..., mctx.PolicyOutput],
-    finite: Array,
+def _search_gumbel(
+    rng_key: Array, root: TreeNode, value: Array, prior_logits: Array, edge: Callable, **tuning: Any
 ) -> SearchOutput:
-    """Runs mctx and reads the tree: policy, the two root values apart, depths; finite is the root's, and the tree's."""
-    result = policy(params=params, rng_key=rng_key, root=root, recurrent_fn=recurrent_fn)
+    """Gumbel MuZero, in trees of our own."""
+    action, policy, tree = gumbel.search(rng_key, root, value, prior_logits, edge, **tuning)
+    num_simulations = tuning["num_simulations"]
+    search_value = tree.found / (num_simulations + 1)
+    return SearchOutput(
+        action=action,
+        search_policy=policy,
+        search_value=search_value,
+        depth_mean=tree.depth_sum / num_simulations,
+        depth_max=tree.depth_max,
+        finite=tree.finite & jnp.isfinite(search_value).all(axis=-1),
+    )
+
+
+def _search_muzero(
+    rng_key: Array,
+    root: TreeNode,
+    value: Array,
+    prior_logits: Array,
+    edge: Callable,
+    *,
+    num_simulations: int,
+    max_depth: int,
+    max_num_considered_actions: int,
+    value_floor: float,
+    gumbel_scale: float,
+) -> SearchOutput:
+    """PUCT and visit counts, by mctx."""
+    del max_num_considered_actions  # gumbel's
+    policy = partial(
+        mctx.muzero_policy,
+        num_simulations=num_simulations,
+        max_depth=max_depth,
+        qtransform=partial(mctx.qtransform_by_parent_and_siblings, epsilon=value_floor),
+        temperature=gumbel_scale,
+        dirichlet_fraction=0.25 * gumbel_scale,
+    )
+    return run_mctx(policy, rng_key, root, value, prior_logits, edge)
+
+
+def run_mctx(
+    policy: Callable[..., mctx.PolicyOutput],
+    rng_key: Array,
+    root: TreeNode,
+    value: Array,
+    prior_logits: Array,
+    edge: Callable[[TreeNode, Array], tuple[Edge, TreeNode]],
+) -> SearchOutput:
+    """Runs one of mctx's policies and reads its tree: the two root values apart, depths, whether all was finite."""
+
+    def recurrent_fn(params: None, rng_key: Array, action: Array, parent: TreeNode) -> tuple:
+        del params, rng_key  # the model's step is deterministic
+        step, child = edge(parent, action)
+        answer = mctx.RecurrentFnOutput(
+            reward=step.reward,
+            discount=jnp.ones_like(step.reward),
+            prior_logits=step.prior_logits,
+            value=step.value,
+        )
+        return answer, child
+
+    start = mctx.RootFnOutput(prior_logits=prior_logits, value=value, embedding=root)
+    result = policy(params=None, rng_key=rng_key, root=start, recurrent_fn=recurrent_fn)
     tree = result.search_tree
     # How often a simulation ended at each node: all its visits less those that went on below it.
     ended = (tree.node_visits - tree.children_visits.sum(axis=-1)).astype(jnp.float32)
@@ -223,7 +231,7 @@ def _tree_search(
     expanded = ended.at[:, 0].set(0.0)
     depth = tree.embeddings.node.depth
     search_value = (ended[..., None] * returns).sum(axis=1) / ended.sum(axis=1)[:, None]
-    finite &= jnp.isfinite(search_value).all(axis=-1) & jnp.isfinite(tree.children_prior_logits).all(axis=(1, 2))
+    finite = jnp.isfinite(search_value).all(axis=-1) & jnp.isfinite(tree.children_prior_logits).all(axis=(1, 2))
     return SearchOutput(
         action=result.action.astype(jnp.int32),
         search_policy=result.action_weights,
@@ -256,3 +264,6 @@ def _greedy(
         depth_max=jnp.zeros(beta.shape, jnp.int32),
         finite=finite & jnp.isfinite(logits).all(axis=-1),
     )
+
+
+SEARCHES = {"gumbel": _search_gumbel, "muzero": _search_muzero}

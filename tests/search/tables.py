@@ -1,5 +1,8 @@
-"""A world model read off tables, so that a search's truth can be enumerated; and a look into mctx's tree."""
+"""A world model read off tables, so that a search's truth can be enumerated; and a look into the tree."""
 
+import contextlib
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from unittest import mock
 
@@ -12,7 +15,8 @@ from flax import struct
 from learnmax_jax.models.dynamics import Context, Node
 from learnmax_jax.models.support import Support, rescale
 from learnmax_jax.models.world_model import WorldModel
-from learnmax_jax.search import planner
+from learnmax_jax.search import gumbel, planner
+from learnmax_jax.search.tree import UNVISITED, Tree
 from learnmax_jax.types import Array, Outcome, Prediction, SearchOutput
 
 SUPPORT = Support(-6.0, 6.0, 49)
@@ -85,23 +89,80 @@ def _root(latent: Array, codes: Array, *, max_depth: int) -> Node:
 
 def world_model(num_actions: int) -> WorldModel:
     """The bundle whose parameters are Tables; only what a search calls."""
-    unused = dict.fromkeys(("init", "tokenise", "decode", "context", "extend", "outcome", "unroll", "infer_chance"))
-    return WorldModel(num_actions=num_actions, num_outcomes=0, root=_root, predict=_predict, step=_step, **unused)  # type: ignore[arg-type]
+    used = {"num_actions": num_actions, "num_outcomes": 0, "root": _root, "predict": _predict, "step": _step}
+    return WorldModel(**{field.name: used.get(field.name) for field in dataclasses.fields(WorldModel)})  # type: ignore[arg-type]
 
 
-def plan_with_tree(*args, **kwargs) -> tuple[SearchOutput, mctx.Tree | None]:
-    """`planner.plan`, and the tree that mctx grew for it; traceable."""
+@struct.dataclass
+class Grown:
+    """What a search grew, whoever grew it: S nodes a tree, the root first.
+
+    Attributes:
+      visits: `[B, S]`, 0 where there is no node. value: `[B, S]`, the mean.
+      raw_value: `[B, S]`, the node's own, weighed. path_return: `[B, S, 2]`.
+      parent, action, reward: `[B, S]`, of the edge that leads to the node; -1, -1, 0 where there is none.
+      latent, codes: `[B, S, N, ...]`.
+    """
+
+    visits: Array
+    value: Array
+    raw_value: Array
+    path_return: Array
+    parent: Array
+    action: Array
+    reward: Array
+    latent: Array
+    codes: Array
+
+
+def _grown(tree: Tree | mctx.Tree) -> Grown:
+    """Our trees know children by index, mctx's both ways."""
+    if isinstance(tree, mctx.Tree):
+        told, rows = tree.embeddings, jnp.arange(tree.parents.shape[0])[:, None]
+        return Grown(
+            visits=tree.node_visits,
+            value=tree.node_values,
+            raw_value=tree.raw_values,
+            path_return=told.path_return,
+            parent=tree.parents,
+            action=tree.action_from_parent,
+            reward=tree.children_rewards[rows, tree.parents, tree.action_from_parent],
+            latent=told.node.latent,
+            codes=told.node.codes,
+        )
+    nodes, num_actions = tree.children.shape[1:]
+    flat = tree.children.reshape(tree.children.shape[0], -1)
+    here = (flat[..., None] == jnp.arange(nodes)[None, None]) & (flat != UNVISITED)[..., None]
+    edge = jnp.where(here.any(axis=1), jnp.argmax(here, axis=1), -1)
+    parent, action = jnp.where(edge < 0, -1, edge // num_actions), jnp.where(edge < 0, -1, edge % num_actions)
+    return Grown(
+        visits=tree.visits,
+        value=tree.value,
+        raw_value=tree.raw_value,
+        path_return=tree.frame.path_return,
+        parent=parent,
+        action=action,
+        reward=tree.reward,
+        latent=tree.frame.latent,
+        codes=tree.frame.codes,
+    )
+
+
+def plan_with_tree(*args, **kwargs) -> tuple[SearchOutput, Grown | None]:
+    """`planner.plan`, and the trees that it grew; traceable."""
     trees = []
 
-    def spy(policy, *args, **kwargs):
+    def spy(policy: Callable, *args, **kwargs):
         output = policy(*args, **kwargs)
-        trees.append(output.search_tree)
+        trees.append(output[2] if isinstance(output, tuple) else output.search_tree)
         return output
 
-    spies = {name: partial(spy, getattr(mctx, name)) for name in ("gumbel_muzero_policy", "muzero_policy")}
-    with mock.patch.multiple(mctx, **spies):
+    spies = [(gumbel, "search"), (mctx, "muzero_policy")]
+    with contextlib.ExitStack() as patches:
+        for module, name in spies:
+            patches.enter_context(mock.patch.object(module, name, partial(spy, getattr(module, name))))
         output = planner.plan(*args, **kwargs)
-    return output, trees[0] if trees else None
+    return output, _grown(trees[0]) if trees else None
 
 
 def plan(
@@ -118,21 +179,20 @@ def plan(
     value_floor: float = 0.01,
     gumbel_scale: float = 0.0,
     epsilon: float = 0.0,
-) -> tuple[SearchOutput, mctx.Tree | None]:
-    """Searches from `states [B]` of a table world; the numbers after `seed` compile nothing anew."""
+) -> tuple[SearchOutput, Grown | None]:
+    """Searches from `states [B]` of a table world; the numbers after `max_depth` compile nothing anew."""
     numbers = {
-        "max_depth": max_depth,
         "discounts": discounts,
         "value_floor": value_floor,
         "gumbel_scale": gumbel_scale,
         "epsilon": epsilon,
     }
     states, beta = np.asarray(states, np.int32), np.asarray(beta, np.float32)
-    return _plan(world, states, beta, seed, numbers, kind, num_simulations, intrinsic_crosses_end)
+    return _plan(world, states, beta, seed, numbers, kind, num_simulations, max_depth, intrinsic_crosses_end)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7))
-def _plan(world, states, beta, seed, numbers, kind, num_simulations, intrinsic_crosses_end):
+@partial(jax.jit, static_argnums=(5, 6, 7, 8))
+def _plan(world, states, beta, seed, numbers, kind, num_simulations, max_depth, intrinsic_crosses_end):
     return plan_with_tree(
         world,
         jax.random.key(seed),
@@ -145,20 +205,21 @@ def _plan(world, states, beta, seed, numbers, kind, num_simulations, intrinsic_c
         intrinsic_crosses_end=intrinsic_crosses_end,
         kind=kind,
         num_simulations=num_simulations,
+        max_depth=max_depth,
         max_num_considered_actions=16,
         **numbers,
     )
 
 
-def path(tree: mctx.Tree, row: int, node: int) -> list[int]:
+def path(tree: Grown, row: int, node: int) -> list[int]:
     """Actions from the root to a node, walked by parents."""
     actions: list[int] = []
     while node != 0:
-        actions.append(int(tree.action_from_parent[row, node]))
-        node = int(tree.parents[row, node])
+        actions.append(int(tree.action[row, node]))
+        node = int(tree.parent[row, node])
     return actions[::-1]
 
 
-def expanded(tree: mctx.Tree, row: int) -> list[int]:
+def expanded(tree: Grown, row: int) -> list[int]:
     """Nodes of a row's tree that a simulation reached, the root not among them."""
-    return [node for node in range(1, tree.node_visits.shape[1]) if tree.node_visits[row, node] > 0]
+    return [node for node in range(1, tree.visits.shape[1]) if tree.visits[row, node] > 0]

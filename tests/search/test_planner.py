@@ -139,27 +139,24 @@ def test_every_node_holds_its_two_returns_in_root_units(crosses: bool) -> None:
         for node in tables.expanded(tree, row):
             actions = tables.path(tree, row, node)
             collected, value = _walk(world, row, tuple(actions), DISCOUNTS, crosses)
-            np.testing.assert_allclose(tree.embeddings.path_return[row, node], collected, atol=2e-4)
-            np.testing.assert_allclose(tree.embeddings.value[row, node], value, atol=2e-4)
-            assert tree.embeddings.node.depth[row, node] == len(actions)
-            # What mctx itself was told of the node and of the edge to it: the weighted sum.
+            np.testing.assert_allclose(tree.path_return[row, node], collected, atol=2e-4)
+            # What the choices read of the node and of the edge to it: the weighted sum.
             before, _ = _walk(world, row, tuple(actions[:-1]), DISCOUNTS, crosses)
-            edge = tree.children_rewards[row, tree.parents[row, node], actions[-1]]
-            np.testing.assert_allclose(edge, (collected - before) @ [1, 0.8], atol=2e-4)
-            np.testing.assert_allclose(tree.raw_values[row, node], value @ [1, 0.8], atol=2e-4)
+            np.testing.assert_allclose(tree.reward[row, node], (collected - before) @ [1, 0.8], atol=2e-4)
+            np.testing.assert_allclose(tree.raw_value[row, node], value @ [1, 0.8], atol=2e-4)
 
 
 def test_search_value_is_the_roots_value_by_parts() -> None:
-    """Weighted it is mctx's own root value at any beta; at beta 0 that pins the extrinsic part alone."""
+    """Weighted it is the tree's own root value at any beta; at beta 0 that pins the extrinsic part alone."""
     world = tables.tables(**_two_horizons())
     beta = np.asarray([0, 0, 0.5, 0.5, 1, 1, 5, 5, 20, 20])
     for kind in ("gumbel", "muzero"):
-        output, tree = tables.plan(world, np.arange(10), beta, discounts=DISCOUNTS, kind=kind)
+        output, tree = jax.device_get(tables.plan(world, np.arange(10), beta, discounts=DISCOUNTS, kind=kind))
         weighed = output.search_value[:, 0] + beta * output.search_value[:, 1]
-        np.testing.assert_allclose(weighed, tree.node_values[:, 0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(weighed, tree.value[:, 0], rtol=1e-5, atol=1e-5)
         # Some simulations ended a second time at a node of the greatest depth: every one of them counts.
-        leaves = tree.embeddings.node.depth == MAX_DEPTH
-        assert (tree.node_visits[leaves] > 1).any()
+        leaves = [(row, node) for row in range(10) for node in tables.expanded(tree, row)]
+        assert any(tree.visits[at] > 1 for at in leaves if len(tables.path(tree, *at)) == MAX_DEPTH)
 
 
 def test_nothing_is_worth_anything_behind_a_termination() -> None:
@@ -236,8 +233,8 @@ def test_f40_a_nan_inside_the_tree_is_told(name: str) -> None:
     for row in range(NUM_STATES):
         nodes = {0, *tables.expanded(tree, row)}
         if name == "reward":
-            nodes = {0, *(int(tree.parents[row, node]) for node in nodes - {0})}
-        told.append(any(int(tree.embeddings.node.latent[row, node, 0, 0]) == 4 for node in nodes))
+            nodes = {0, *(int(tree.parent[row, node]) for node in nodes - {0})}
+        told.append(any(int(tree.latent[row, node, 0, 0]) == 4 for node in nodes))
     np.testing.assert_array_equal(~output.finite, told)
     assert 1 < sum(told) < NUM_STATES
 
@@ -334,7 +331,7 @@ def test_n05_every_node_of_a_tree_equals_recompute(forest: Forest) -> None:
     tree = forest.tree
     where = [(row, node) for row in range(forest.BATCH) for node in tables.expanded(tree, row)]
     paths = [tables.path(tree, row, node) for row, node in where]
-    again = [tree.node_visits[at] > 1 for at, path in zip(where, paths) if len(path) == MAX_DEPTH]
+    again = [tree.visits[at] > 1 for at, path in zip(where, paths) if len(path) == MAX_DEPTH]
     assert any(again) and {len(path) for path in paths} == {1, 2, 3}
     # The oracle runs all max_depth steps; a shallower node is read on the way, so what follows it is of no matter.
     actions = jnp.asarray([path + [0] * (MAX_DEPTH - len(path)) for path in paths])
@@ -343,20 +340,18 @@ def test_n05_every_node_of_a_tree_equals_recompute(forest: Forest) -> None:
         forest.params, forest.codes[rows], forest.action[rows], forest.first[rows], actions
     )
     for index, (at, path) in enumerate(zip(where, paths)):
-        node = tree.embeddings.node
-        assert node.depth[at] == len(path)
-        np.testing.assert_allclose(node.latent[at], latents[index, len(path) - 1], atol=1e-5)
-        np.testing.assert_allclose(node.codes[at], codes[index, len(path) - 1], atol=1e-5)
+        np.testing.assert_allclose(tree.latent[at], latents[index, len(path) - 1], atol=1e-5)
+        np.testing.assert_allclose(tree.codes[at], codes[index, len(path) - 1], atol=1e-5)
 
 
 def test_search_value_over_a_network_is_the_roots(forest: Forest) -> None:
     value = forest.output.search_value
-    np.testing.assert_allclose(value[:, 0] + forest.beta * value[:, 1], forest.tree.node_values[:, 0], atol=1e-5)
+    np.testing.assert_allclose(value[:, 0] + forest.beta * value[:, 1], forest.tree.value[:, 0], atol=1e-5)
 
 
 def test_depths_are_those_of_the_simulations(forest: Forest) -> None:
     """A simulation that ends at depth d passed d edges, so the mean depth is all edges' visits over simulations."""
-    edges = forest.tree.children_visits.sum(axis=(1, 2))
+    edges = forest.tree.visits[:, 1:].sum(axis=1)
     np.testing.assert_allclose(forest.output.depth_mean, edges / forest.SIMULATIONS, rtol=1e-6)
     for row in range(forest.BATCH):
         depths = [len(tables.path(forest.tree, row, node)) for node in tables.expanded(forest.tree, row)]
@@ -365,7 +360,8 @@ def test_depths_are_those_of_the_simulations(forest: Forest) -> None:
 
 def test_few_considered_actions_make_deep_trees(wide_forest: Forest) -> None:
     assert (wide_forest.output.depth_mean > 1.5).all()
-    assert (wide_forest.tree.children_visits[:, 0] > 0).sum(axis=-1).tolist() == [4, 4, 4]
+    tree = wide_forest.tree
+    assert ((tree.parent == 0) & (tree.visits > 0)).sum(axis=-1).tolist() == [4, 4, 4]
 
 
 def test_outputs_have_the_records_shapes_and_types(wide_forest: Forest) -> None:
