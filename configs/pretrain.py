@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
             "test_share": 0.1,
             "overlap_length": 8,  # observations and actions in a row that only one part may hold
             "skip_damaged": False,
+            "held_out_actions": (),
             "num_test_windows": 256,
             "report_every_updates": 50,
             "examine_every_updates": 1000,

@@ -1,7 +1,7 @@
 """Compares pretrainings that differ in a few fields; writes the table into docs/results.
 
-    python -m experiments.tables --table=tokenizers --data=data/route
-    python -m experiments.tables --table=dynamics --data=data/route --set=init.workdir=runs/pretrained
+    python -m experiments.tables --table=tokenizers
+    python -m experiments.tables --table=dynamics --set=init.workdir=runs/pretrained
 
 The same command goes on where it was stopped.
 """
@@ -14,8 +14,8 @@ import pathlib
 
 from absl import flags
 
-TABLE = flags.DEFINE_string("table", None, "tokenizers or dynamics.", required=True)
-DATA = flags.DEFINE_string("data", None, "A folder that experiments.record wrote.", required=True)
+TABLE = flags.DEFINE_string("table", None, "One of learnmax_jax/tables.py.", required=True)
+DATA = flags.DEFINE_string("data", "data", "The data sets' folders are in it; missing ones are recorded.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/tables", "The runs' folders are made in it.")
 OUT = flags.DEFINE_string("out", "docs/results", "Where the table is written.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1"], "Of every row.")

@@ -298,6 +298,7 @@ SECTIONS: tuple[Section, ...] = (
             "test_share": number("[0, 1)", "share of the episodes"),
             "overlap_length": count("rows"),
             "skip_damaged": switch(),
+            "held_out_actions": Field(int, "[0, 17]", "actions that no loss sees", is_tuple=True),
             "num_test_windows": count("windows"),
             "report_every_updates": count("updates"),
             "examine_every_updates": count("updates; a multiple of pretrain.report_every_updates"),

@@ -24,6 +24,7 @@ from learnmax_jax.replay.dataset import Dataset
 from learnmax_jax.types import Batch
 
 HORIZONS = (1, 2, 5, 10)
+WINDOWS = (1, 2, 3, 8, 32)
 # Frames that probes are fitted on, and that single-frame figures are taken from, at most.
 MOST_FRAMES = 4096
 # Windows that are rolled out in one call.
@@ -174,6 +175,20 @@ class Examiner:
         """V."""
         return self.agent.tokenizer.num_codes
 
+    def _taken(self) -> np.ndarray:
+        """The actions `[B, K]` that led to the frames ahead."""
+        assert self.windows is not None
+        actions = np.asarray(self.windows.rows.action)
+        return actions[:, self.context_frames - 1 : self.context_frames - 1 + max(HORIZONS)]
+
+    def _nats_of_window(self, train: TrainState, window: int) -> float:
+        """Cross-entropy of the first frame ahead where only the last `window` frames before it are seen."""
+        assert self.windows is not None
+        look = jax.jit(partial(roll_out, world_model=self.agent.world_model, context_frames=window, unroll_steps=1))
+        seen = _cut(self.windows, self.context_frames - window)
+        nats = np.concatenate([look(train.model, part).nats[:, 0] for part in _batches(seen)])
+        return float(nats[: seen.mask.shape[0]].mean())
+
     def examine_model(self, train: TrainState, probe: linear_probe.Probe | None) -> dict[str, Any]:
         """Figures of open-loop predictions on the held-out windows."""
         assert self.windows is not None
@@ -208,6 +223,12 @@ class Examiner:
             "rolling_nats": float(rolled.nats.mean()),
             "exposure_ratio": float(rolled.nats.mean() / max(rolled.forced_nats.mean(), 1e-9)),
         }
+        held_out = np.isin(self._taken(), self.agent.config.pretrain.held_out_actions)
+        if held_out.any():
+            figures["held_out_action_nats"] = float(rolled.forced_nats[held_out].mean())
+        for window in WINDOWS:
+            if window <= self.context_frames:
+                figures[f"nats_of_window_{window}"] = self._nats_of_window(train, window)
         for k in HORIZONS:
             at = k - 1
             predicted, codes = rolled.predicted[:, at], rolled.codes[:, at]
@@ -227,6 +248,11 @@ class Examiner:
                     linear_probe.distance(probe(features), places[:, at]).mean()
                 )
         return figures
+
+
+def _cut(windows: Batch, begin: int) -> Batch:
+    """Windows without their first rows."""
+    return windows.replace(rows=jax.tree.map(lambda x: x[:, begin:], windows.rows), mask=windows.mask[:, begin:])
 
 
 def _flat(recorded: Dataset) -> np.ndarray:

@@ -137,6 +137,8 @@ def updates(agent: Agent) -> tuple[Update, Update]:
 
     def model_update(train: TrainState, batch: Batch, frames: Array, key: Array) -> tuple[TrainState, Metrics]:
         target_key, loss_key, tokenizer_key = jax.random.split(key, 3)
+        held_out = jnp.isin(batch.rows.action, jnp.asarray(agent.config.pretrain.held_out_actions, jnp.int32))
+        batch = batch.replace(rows=batch.rows.replace(valid=batch.rows.valid & ~held_out))
         supervision = agent.supervise(train.target_model, batch, jnp.zeros(batch.mask.shape), target_key, jnp.zeros(1))
         train, _, told = agent.update_model(train, supervision, loss_key)
         if agent.config.pretrain.tokenizer_with_model:

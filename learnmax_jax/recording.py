@@ -16,13 +16,14 @@ import json
 import os
 import pathlib
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from learnmax_jax import config, lifecycle
+from learnmax_jax import config, config_schema, lifecycle
 from learnmax_jax.acting import envs, policies
 from learnmax_jax.acting.routes import load_routes
 from learnmax_jax.lifecycle import BadInput
@@ -63,6 +64,7 @@ def record(
         "seed": settings.seed,
         "num_steps": settings.actor.num_steps,
         "env": {name: value for name, value in settings.env.items() if name not in ("num_threads", "backend")},
+        "world": config_schema.optional_section(settings, "world"),
     }
     rows_per_record = settings.env.num_envs * settings.actor.num_steps
     num_records = -(-num_observations // rows_per_record)
@@ -108,9 +110,9 @@ def read_probes(folder: pathlib.Path, index: int) -> Probe:
     """
     path = folder / "probes" / f"record-{index:08d}.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(path) as arrays:
             return Probe(**{field.name: arrays[field.name] for field in dataclasses.fields(Probe)})
-    except (OSError, ValueError, KeyError, EOFError) as problem:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
         raise BadInput(f"{path}: record {index}: {problem}. Allowed: probes as the recording wrote them.") from problem
 
 
@@ -140,7 +142,7 @@ def _play_policy(settings: config.Settings, kind: str, route: tuple[int, ...], b
     is_world = settings.env.backend == "world"
     section = settings.env.to_dict() | ({} if is_world else {"backend": "host"})
     with lifecycle.bad_input():
-        environments = envs.make(**section)
+        environments = envs.make(**section, world=config_schema.optional_section(settings, "world"))
     num_envs = environments.num_envs
     step: Callable[..., Any] = jax.jit(environments.step) if is_world else environments.step
     act = policies.make(

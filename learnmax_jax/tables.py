@@ -9,14 +9,30 @@ import json
 import math
 import os
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from learnmax_jax import config, lifecycle, metrics, pretrain
+from learnmax_jax import config, lifecycle, metrics, pretrain, recording
 
 CONFIG = "configs/pretrain.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A data set that tables need, and that is recorded where it is missing.
+
+    Attributes:
+      policy: of experiments.record.
+      num_observations: rows.
+      fields: of the config, dotted name -> value as on a command line.
+    """
+
+    policy: str
+    num_observations: int
+    fields: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +42,75 @@ class Table:
     Attributes:
       title: what is compared.
       shared: fields of every row, dotted name -> value as on a command line.
-      rows: name -> fields of its own.
-      columns: header -> the figure's name in metrics.jsonl.
+      rows: name -> (data set, fields of its own).
+      columns: header -> the figure's name in metrics.jsonl, or one of `_figures`.
     """
 
     title: str
     shared: Mapping[str, str]
-    rows: Mapping[str, Mapping[str, str]]
+    rows: Mapping[str, tuple[str, Mapping[str, str]]]
     columns: Mapping[str, str]
 
 
+_SPRITES = {
+    "env.backend": "world",
+    "env.game": "sprites",
+    "world.seed": "0",
+    "world.size": "84",
+    "world.num_rooms": "2",
+    "world.player_size": "8",
+    "world.skull_size": "9",
+    "world.object_size": "9",
+    "world.speed": "3",
+    "world.max_length": "128",
+}
+_KEY_DOOR = {
+    "env.backend": "world",
+    "env.game": "key_door",
+    "world.size": "4",
+    "world.max_length": "96",
+    "tokenizer.quantizer": "identity",
+    "tokenizer.num_groups": "2",
+    "tokenizer.num_codes": "32",
+    "tokenizer.code_dim": "32",
+    "counts.grid_height": "1",
+    "counts.grid_width": "1",
+}
+
+
+def _random_table(num_states: int) -> dict[str, str]:
+    """World T with 4 actions; a state is two digits."""
+    return {
+        "env.backend": "world",
+        "env.game": "table",
+        "world.seed": "0",
+        "world.num_states": str(num_states),
+        "world.num_actions": "4",
+        "world.num_digits": "2",
+        "world.base": "64",
+        "world.max_length": "256",
+        "world.reward_state": "-1",
+        "tokenizer.quantizer": "identity",
+        "tokenizer.num_groups": "2",
+        "tokenizer.num_codes": "64",
+        "tokenizer.code_dim": "64",
+        "counts.grid_height": "1",
+        "counts.grid_width": "1",
+    }
+
+
+_TABLE_SIZES = (64, 256, 1024)
+
+RECORDINGS: dict[str, Recording] = {
+    "route-deterministic": Recording("route", 131_072, {"env.protocol": "deterministic"}),
+    "jumpy-standard": Recording("jumpy", 131_072, {"env.protocol": "standard"}),
+    "sprites": Recording("jumpy", 65_536, _SPRITES),
+    "key-door": Recording("random", 65_536, _KEY_DOOR),
+    **{f"table-{size}": Recording("random", max(65_536, 64 * size), _random_table(size)) for size in _TABLE_SIZES},
+}
+
 _PREDICTION_COLUMNS = {
     "nats a code, forced": "forced_nats",
-    "nats a code, rolling": "rolling_nats",
     "rolling / forced": "exposure_ratio",
     "gap closed k=1": "gap_closed_1",
     "k=2": "gap_closed_2",
@@ -47,33 +119,50 @@ _PREDICTION_COLUMNS = {
     "changed codes right k=1": "changed_accuracy_1",
     "position error k=1, pixels": "predicted_position_error_1",
     "k=10, pixels": "predicted_position_error_10",
+    "shuffled actions / true": "shuffled_action_ratio",
 }
-
-_PATCHES = {
-    "tokenizer.layout": "patch",
-    "tokenizer.num_groups": "1",
-    "tokenizer.num_codes": "256",
+_ROUTE, _JUMPY = "route-deterministic", "jumpy-standard"
+_TOKENIZER_ONLY = {
+    "pretrain.tokenizer_updates": "400",
+    "pretrain.model_updates": "0",
+    "pretrain.examine_every_updates": "400",
+    "pretrain.checkpoint_every_updates": "400",
+}
+_MODEL_ONLY = {
+    "pretrain.tokenizer_updates": "0",
+    "pretrain.model_updates": "400",
+    "pretrain.examine_every_updates": "400",
+    "pretrain.checkpoint_every_updates": "400",
+}
+_PATCHES = {"tokenizer.layout": "patch", "tokenizer.num_groups": "1", "tokenizer.num_codes": "256"}
+# Attention over patches costs many times a frame's token.
+_FEW_PATCHES = {
+    **_PATCHES,
+    "tokenizer.patch_size": "14",
+    "learner.batch_size": "4",
+    "learner.sequence_length": "16",
+    "learner.replay_ratio": "0.125",
+    "learner.num_unrolls": "1",
+    "pretrain.tokenizer_updates": "300",
+    "pretrain.model_updates": "200",
+    "pretrain.examine_every_updates": "500",
 }
 
 TABLES: dict[str, Table] = {
     "tokenizers": Table(
         title="Quantisers and layouts on held-out frames",
-        shared={
-            "pretrain.tokenizer_updates": "400",
-            "pretrain.model_updates": "0",
-            "pretrain.examine_every_updates": "400",
-            "pretrain.checkpoint_every_updates": "200",
-        },
+        shared=_TOKENIZER_ONLY,
         rows={
-            "frame vq_ema (default)": {},
-            "frame vq_ema, motion weighting off": {"tokenizer.motion_weight": "0"},
-            "frame vq_grad": {"tokenizer.quantizer": "vq_grad"},
-            "frame fsq": {"tokenizer.quantizer": "fsq", "tokenizer.code_dim": "2"},
-            "frame random": {"tokenizer.quantizer": "random"},
-            "patch 7x7 grid, vq_ema": _PATCHES,
-            "patch 12x12 grid, vq_ema": {**_PATCHES, "tokenizer.patch_size": "7"},
-            "patch 7x7 grid, random": {**_PATCHES, "tokenizer.quantizer": "random"},
-            "anchor + 7x7 grid, vq_ema": {**_PATCHES, "tokenizer.layout": "anchor"},
+            "frame vq_ema (default)": (_ROUTE, {}),
+            "frame vq_ema, motion weighting off": (_ROUTE, {"tokenizer.motion_weight": "0"}),
+            "frame vq_ema, one median for all rooms": (_ROUTE, {"tokenizer.num_medians": "1"}),
+            "frame vq_grad": (_ROUTE, {"tokenizer.quantizer": "vq_grad"}),
+            "frame fsq": (_ROUTE, {"tokenizer.quantizer": "fsq", "tokenizer.code_dim": "2"}),
+            "frame random": (_ROUTE, {"tokenizer.quantizer": "random"}),
+            "patch 7x7 grid, vq_ema": (_ROUTE, _PATCHES),
+            "patch 12x12 grid, vq_ema": (_ROUTE, {**_PATCHES, "tokenizer.patch_size": "7"}),
+            "patch 7x7 grid, random": (_ROUTE, {**_PATCHES, "tokenizer.quantizer": "random"}),
+            "anchor + 7x7 grid, vq_ema": (_ROUTE, {**_PATCHES, "tokenizer.layout": "anchor"}),
         },
         columns={
             "bits a frame": "bits_a_frame",
@@ -90,31 +179,90 @@ TABLES: dict[str, Table] = {
     ),
     "dynamics": Table(
         title="Switches of the dynamics, on one trained tokenizer",
+        shared={**_MODEL_ONLY, "init.parts": "tokenizer"},
+        rows={
+            "default: learned code embedding, summed atomic action": (_ROUTE, {}),
+            "quantised vectors": (_ROUTE, {"dynamics.code_input": "quantised"}),
+            "whitened vectors": (_ROUTE, {"dynamics.code_input": "whitened"}),
+            "learned and quantised": (_ROUTE, {"dynamics.code_input": "both"}),
+            "action in a slot of its own": (_ROUTE, {"dynamics.action_input": "token"}),
+            "feedback of the likeliest code": (_ROUTE, {"dynamics.feedback": "argmax"}),
+            "no open-loop loss": (_ROUTE, {"loss_weights.open_loop": "0"}),
+            "latent consistency loss": (_ROUTE, {"loss_weights.consistency": "1"}),
+            "tokenizer learns on": (_ROUTE, {"pretrain.tokenizer_with_model": "true"}),
+            "sticky actions": (_JUMPY, {}),
+            "sticky actions, 8 outcome codes": (_JUMPY, {"dynamics.num_outcomes": "8"}),
+        },
+        columns={**_PREDICTION_COLUMNS, "imagined told from seen, AUC": "latent_separability", "CKA": "latent_cka"},
+    ),
+    "actions": Table(
+        title="Actions never trained on: UPRIGHTFIRE and DOWNLEFT are left out of the losses",
+        shared={**_MODEL_ONLY, "init.parts": "tokenizer", "pretrain.held_out_actions": "14,9"},
+        rows={
+            "atomic": (_ROUTE, {}),
+            "compositional": (_ROUTE, {"dynamics.action_embedding": "compositional"}),
+        },
+        columns={"nats a code, actions left out": "held_out_action_nats", "nats a code, all": "forced_nats"},
+    ),
+    "scratch": Table(
+        title="How tokenizer and dynamics are trained: 400 updates each, or both at once",
+        shared={},
+        rows={
+            "tokenizer first, then frozen": (_ROUTE, {**_MODEL_ONLY, "pretrain.tokenizer_updates": "400"}),
+            "jointly from the start": (_ROUTE, {**_MODEL_ONLY, "pretrain.tokenizer_with_model": "true"}),
+            "no reconstruction: random codes": (
+                _ROUTE,
+                {**_MODEL_ONLY, "pretrain.tokenizer_updates": "400", "tokenizer.quantizer": "random"},
+            ),
+        },
+        columns={"player recall": "recall", "position error, pixels": "position_error", **_PREDICTION_COLUMNS},
+    ),
+    "positions": Table(
+        title="Where a patch is: 6x6 grid, one vector a patch, rows and columns, or nothing",
+        shared=_FEW_PATCHES,
+        rows={
+            "learned, 1-D": (_ROUTE, {}),
+            "rows and columns, 2-D": (_ROUTE, {"dynamics.token_position": "rows_columns"}),
+            "none": (_ROUTE, {"dynamics.token_position": "none"}),
+        },
+        columns=_PREDICTION_COLUMNS,
+    ),
+    "sprites": Table(
+        title="World R: known sprites over still backgrounds",
+        shared={**_SPRITES, **_MODEL_ONLY, "pretrain.tokenizer_updates": "400"},
+        rows={"default": ("sprites", {})},
+        columns={"player recall": "recall", "position error, pixels": "position_error", **_PREDICTION_COLUMNS},
+    ),
+    "windows": Table(
+        title="World K: nats a code of the next frame, by how many frames are seen",
+        shared={
+            **_KEY_DOOR,
+            **_MODEL_ONLY,
+            "actor.window": "32",
+            "learner.sequence_length": "48",
+            "learner.replay_ratio": "1.5",
+        },
+        rows={"default": ("key-door", {})},
+        columns={f"{window} frames": f"nats_of_window_{window}" for window in (1, 2, 3, 8, 32)},
+    ),
+    "tables": Table(
+        title="World T: updates until 99% of the next states are right, by the table's size and the model's width",
         shared={
             "pretrain.tokenizer_updates": "0",
-            "pretrain.model_updates": "400",
-            "pretrain.examine_every_updates": "400",
-            "pretrain.checkpoint_every_updates": "200",
-            "init.parts": "tokenizer",
+            "pretrain.model_updates": "1500",
+            "pretrain.report_every_updates": "25",
+            "pretrain.examine_every_updates": "25",
+            "pretrain.checkpoint_every_updates": "1500",
         },
         rows={
-            "default: learned code embedding, summed atomic action": {},
-            "quantised vectors": {"dynamics.code_input": "quantised"},
-            "whitened vectors": {"dynamics.code_input": "whitened"},
-            "learned and quantised": {"dynamics.code_input": "both"},
-            "action in a slot of its own": {"dynamics.action_input": "token"},
-            "compositional action": {"dynamics.action_embedding": "compositional"},
-            "8 outcome codes": {"dynamics.num_outcomes": "8"},
-            "feedback of the likeliest code": {"dynamics.feedback": "argmax"},
-            "no open-loop loss": {"loss_weights.open_loop": "0"},
-            "latent consistency loss": {"loss_weights.consistency": "1"},
-            "tokenizer learns on": {"pretrain.tokenizer_with_model": "true"},
+            f"{size} states x 4 actions, width {width}": (
+                f"table-{size}",
+                {**_random_table(size), "dynamics.width": str(width), "dynamics.head_width": str(2 * width)},
+            )
+            for size in _TABLE_SIZES
+            for width in (32, 64, 128)
         },
-        columns={
-            **_PREDICTION_COLUMNS,
-            "shuffled actions / true": "shuffled_action_ratio",
-            "imagined told from seen, AUC": "latent_separability",
-        },
+        columns={"updates to 99%": "updates_to_99", "accuracy at the end": "accuracy_1"},
     ),
 }
 
@@ -134,7 +282,7 @@ def run(
 
     Args:
       name: of the table.
-      data: a folder that experiments.record wrote.
+      data: the data sets' folders are in it, or are recorded there.
       workdir: a folder a run is made under it; finished ones are not run again.
       out: where the table is written.
       seeds: of every row.
@@ -144,7 +292,7 @@ def run(
     Returns:
       Exit code 0.
     Raises:
-      BadInput: an unknown table or row. Whatever pretrain.run raises.
+      BadInput: an unknown table or row. Whatever recording.record and pretrain.run raise.
     """
     if name not in TABLES:
         raise lifecycle.BadInput(f"--table={name}: unknown. Allowed: {', '.join(TABLES)}.")
@@ -153,24 +301,39 @@ def run(
         if row not in table.rows:
             raise lifecycle.BadInput(f"--row={row}: unknown. Allowed: {'; '.join(table.rows)}.")
     wanted = [(row, seed) for seed in seeds for row in (rows or table.rows)]
+    begin = time.monotonic()
     for number, (row, seed) in enumerate(wanted):
-        print(f"run {number + 1} of {len(wanted)}: {row}, seed {seed}", flush=True)
-        fields = {**table.shared, **table.rows[row], **dict(overrides), "seed": str(seed)}
+        left = (time.monotonic() - begin) / number * (len(wanted) - number) if number else math.nan
+        print(f"run {number + 1} of {len(wanted)}: {row}, seed {seed}, {left:,.0f} s left", flush=True)
+        source, own = table.rows[row]
+        record(source, data, stop)
+        fields = {**table.shared, **own, **dict(overrides), "seed": str(seed)}
         folder = workdir / name / f"{_slug(row)}-seed{seed}"
-        with lifecycle.bad_input():
-            settings = config.load(CONFIG, list(fields.items()))
-        pretrain.run(settings, data=data, workdir=folder, stop=stop)
+        settings = config.load(CONFIG, list(fields.items()))
+        pretrain.run(settings, data=data / source, workdir=folder, stop=stop)
         jax.clear_caches()  # programs of other shapes
         given = " ".join(f"--config.{field}={value}" for field, value in fields.items())
         result = {
             "row": row,
             "seed": seed,
-            "command": f"python -m experiments.pretrain --data={data} --workdir={folder} {given}",
+            "command": f"python -m experiments.pretrain --data={data / source} --workdir={folder} {given}",
             "figures": _figures(folder, settings),
         }
         _merge(out / f"{name}.jsonl", result)
         write_markdown(table, out / f"{name}.jsonl", out / f"{name}.md")
     return lifecycle.DONE
+
+
+def record(name: str, data: pathlib.Path, stop: lifecycle.StopWatcher) -> None:
+    """Records a data set as far as it is missing."""
+    wanted = RECORDINGS[name]
+    recording.record(
+        config.load("configs/base.py", list(wanted.fields.items())),
+        folder=data / name,
+        num_observations=wanted.num_observations,
+        policy=wanted.policy,
+        stop=stop,
+    )
 
 
 def write_markdown(table: Table, results: pathlib.Path, path: pathlib.Path) -> None:
@@ -189,12 +352,13 @@ def write_markdown(table: Table, results: pathlib.Path, path: pathlib.Path) -> N
 def _figures(folder: pathlib.Path, settings: config.Settings) -> dict[str, Any]:
     """The last examination's figures, and what follows from the settings."""
     history = metrics.read_rows(folder / "metrics.jsonl")
-    last = {name: value for row in history for name, value in row.items() if row is history[-1] or name == "recall"}
+    right = [row["num_updates"] for row in history if row.get("accuracy_1", 0.0) >= 0.99]
     section = settings.tokenizer
     grid = 84 // section.patch_size
     tokens = {"frame": 1, "patch": grid**2, "anchor": 1 + grid**2}[section.layout]
     speeds = [row["updates_per_second"] for row in history if row["num_updates"] <= settings.pretrain.tokenizer_updates]
-    return last | {
+    return history[-1] | {
+        "updates_to_99": min(right, default=None),
         "bits_a_frame": tokens * section.num_groups * math.log2(section.num_codes),
         "train_frames_per_second": max(speeds, default=0.0) * settings.tokenizer_learner.batch_size,
     }

@@ -50,7 +50,13 @@ EXECUTES_CONFIGS = "learnmax_jax/config.py"
 # Who may read what the emulator's RAM tells: it is made here, and counted here; nothing learns or acts on it.
 PROBE_READERS = ("learnmax_jax/types.py", "learnmax_jax/acting/", "learnmax_jax/worlds/", "learnmax_jax/evaluation.py")
 PROBE_NAMES = {"probe", "Probe", "ram", "probe_ram", "probes"}
-PROBE_REPORTERS = ("learnmax_jax/tally.py", "learnmax_jax/positions.py", "experiments/")
+PROBE_REPORTERS = (
+    "learnmax_jax/tally.py",
+    "learnmax_jax/positions.py",
+    "learnmax_jax/recording.py",  # beside the data set, never in it
+    "learnmax_jax/examination.py",
+    "experiments/",
+)
 
 
 def imports_of(tree: ast.AST) -> Iterator[str]:

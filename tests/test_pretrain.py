@@ -1,0 +1,139 @@
+"""Pretraining on a recorded world: it learns, resumes exactly, refuses what does not fit, and zuma goes on from it."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from learnmax_jax import agent as agents
+from learnmax_jax import checkpoints, config, lifecycle, metrics, pretrain, recording, starting, train
+from tests import runs
+
+SIZES = {
+    "world.size": "36",
+    "env.num_envs": "8",
+    "learner.batch_size": "4",
+    "learner.sequence_length": "8",
+    "learner.replay_ratio": "1",
+    "tokenizer.width": "16",
+    "tokenizer.num_groups": "8",
+    "tokenizer.num_codes": "16",
+    "tokenizer.patch_size": "12",
+    "tokenizer_learner.batch_size": "32",
+}
+SECTION = {
+    "pretrain.tokenizer_updates": "6",
+    "pretrain.model_updates": "6",
+    "pretrain.tokenizer_with_model": "false",
+    "pretrain.test_share": "0.2",
+    "pretrain.overlap_length": "2",
+    "pretrain.skip_damaged": "false",
+    "pretrain.num_test_windows": "8",
+    "pretrain.report_every_updates": "3",
+    "pretrain.examine_every_updates": "6",
+    "pretrain.checkpoint_every_updates": "4",
+    "loss_weights.policy": "0",
+}
+
+
+def settings(**changes: str) -> config.Settings:
+    fields = SIZES | SECTION | {name.replace("__", "."): value for name, value in changes.items()}
+    return config.load("configs/sprites.py", list(fields.items()))
+
+
+def run(given: config.Settings, data: pathlib.Path, workdir: pathlib.Path) -> int:
+    return pretrain.run(given, data=data, workdir=workdir, stop=lifecycle.StopWatcher())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("data")
+    recording.record(settings(), folder=folder, num_observations=2000, policy="jumpy", stop=lifecycle.StopWatcher())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("pretrained")
+    assert run(settings(), data, workdir) == lifecycle.DONE
+    return workdir
+
+
+def test_rows_tell_of_both_phases_and_of_the_examination(finished: pathlib.Path) -> None:
+    rows = metrics.read_rows(finished / "metrics.jsonl")
+    assert [row["num_updates"] for row in rows] == [3, 6, 9, 12]
+    assert "tokenizer_loss" in rows[0] and "loss" not in rows[0]
+    assert "loss" in rows[2] and "tokenizer_loss" not in rows[2]
+    assert 0 <= rows[1]["recall"] <= 1 and "gap_closed_1" not in rows[1]
+    for name in ("recall", "position_error", "room_accuracy", "forced_nats", "exposure_ratio", "shuffled_action_ratio"):
+        assert np.isfinite(rows[3][name]), name
+    assert {f"gap_closed_{k}" for k in (1, 2, 5, 10)} <= set(rows[3])
+    assert all(0 <= row["wait_share"] <= 1 for row in rows)
+    assert [path.name for path in sorted((finished / "pictures").iterdir())] == [
+        "update-000000006.png",
+        "update-000000012.png",
+    ]
+
+
+def test_a_phase_changes_only_its_own_part(data: pathlib.Path, tmp_path: pathlib.Path, finished: pathlib.Path) -> None:
+    agent = agents.build(settings())
+    fresh, learned = starting.fresh(agent), starting.restore(finished)
+    run(settings(pretrain__model_updates="0"), data, tmp_path / "tokenizer")
+    tokenizer_only = starting.restore(tmp_path / "tokenizer")
+    assert checkpoints.tree_hash(tokenizer_only.network) == checkpoints.tree_hash(fresh.network)
+    assert checkpoints.tree_hash(tokenizer_only.tokenizer) == checkpoints.tree_hash(learned.tokenizer)
+    assert checkpoints.tree_hash(learned.network) != checkpoints.tree_hash(fresh.network)
+    run(settings(pretrain__tokenizer_with_model="true"), data, tmp_path / "joint")
+    assert checkpoints.tree_hash(starting.restore(tmp_path / "joint").tokenizer) != checkpoints.tree_hash(
+        learned.tokenizer
+    )
+
+
+def test_stopped_and_resumed_equals_uninterrupted(
+    data: pathlib.Path, tmp_path: pathlib.Path, finished: pathlib.Path
+) -> None:
+    run(settings(pretrain__model_updates="2"), data, tmp_path)
+    run(settings(), data, tmp_path)
+    assert checkpoints.tree_hash(starting.restore(tmp_path)) == checkpoints.tree_hash(starting.restore(finished))
+
+
+def test_a_finished_one_stays_and_other_settings_are_refused(data: pathlib.Path, finished: pathlib.Path) -> None:
+    before = (finished / "metrics.jsonl").read_text()
+    assert run(settings(), data, finished) == lifecycle.DONE
+    assert (finished / "metrics.jsonl").read_text() == before
+    with pytest.raises(lifecycle.BadInput, match="seed: saved 0, given 1"):
+        run(settings(seed="1"), data, finished)
+
+
+def test_data_of_another_world_is_refused(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(lifecycle.BadInput, match="--data="):
+        run(settings(world__size="48"), data, tmp_path)
+
+
+def test_a_config_without_the_section_is_refused(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(lifecycle.BadInput, match="pretrain="):
+        run(config.load("configs/sprites.py", list(SIZES.items())), data, tmp_path)
+
+
+def test_a_run_starts_from_the_result(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    fields = SIZES | {"init.workdir": str(finished), "init.parts": "all", "loss_weights.policy": "0"}
+    agent = agents.build(config.load("configs/sprites.py", list(fields.items())))
+    state, _ = train._start(agent, tmp_path)
+    assert checkpoints.tree_hash(state.train.network) == checkpoints.tree_hash(starting.restore(finished).network)
+    other = config.load("configs/sprites.py", list((fields | {"dynamics.width": "64"}).items()))
+    with pytest.raises(lifecycle.BadInput, match="other shapes"):
+        train._start(agents.build(other), tmp_path)
+    part = config.load(
+        "configs/sprites.py", list((fields | {"dynamics.width": "64", "init.parts": "tokenizer"}).items())
+    )
+    state, _ = train._start(agents.build(part), tmp_path)
+    learned = starting.restore(finished)
+    assert checkpoints.tree_hash(state.train.tokenizer) == checkpoints.tree_hash(learned.tokenizer)
+    # A donated state shares no buffer.
+    jax.jit(lambda x: x, donate_argnums=0)(state.train)
+
+
+def test_the_command_refuses_in_one_line(tmp_path: pathlib.Path) -> None:
+    ended = runs.finish(runs.start("pretrain", f"--data={tmp_path}", f"--workdir={tmp_path / 'x'}"))
+    assert ended.code == 2 and "holds no records" in ended.errors and ended.errors.count("\n") == 1
