@@ -94,7 +94,9 @@ def test_two_alike_of_one_batch_do_not_both_become_codes() -> None:
     state, codes = learner(quantizer)(start(quantizer), jnp.stack([one, other, one, near, other]), BADLY_SHOWN)
     assert float(quantizer.codes_used(state)) == 2
     np.testing.assert_array_equal(codes, np.zeros(5))  # as the codebook was: empty
-    np.testing.assert_array_equal(assign(quantizer, state, np.stack([one, other, near])), [0, 1, 0])
+    # A slot without a code is no black code.
+    dark = np.full(DIM, 0.02, np.float32)
+    np.testing.assert_array_equal(assign(quantizer, state, np.stack([one, other, near, dark])), [0, 1, 0, 0])
 
 
 @pytest.mark.parametrize(
