@@ -102,7 +102,7 @@ def plant(root: TreeNode, value: Array, prior_logits: Array, *, num_simulations:
 
     none = jnp.zeros((batch,), jnp.int32)
     node = root.node
-    own_frame = jax.tree.map(lambda path: room(jnp.zeros_like(path[:, :, 0])), (node.path_keys, node.path_values))
+    keys, values = jax.tree.map(lambda path: room(jnp.zeros_like(path[:, :, 0])), (node.path_keys, node.path_values))
     return Tree(
         visits=room(none + 1, 0),
         value=room(value),
@@ -111,7 +111,7 @@ def plant(root: TreeNode, value: Array, prior_logits: Array, *, num_simulations:
         prior_logits=room(prior_logits),
         children=jnp.full((batch, num_simulations + 1, num_actions), UNVISITED, jnp.int32),
         choice=room(none, 0),
-        frame=Frame(room(node.latent), room(node.codes), *own_frame, room(root.path_return), room(root.survival)),
+        frame=Frame(room(node.latent), room(node.codes), keys, values, room(root.path_return), room(root.survival)),
         found=root.path_return + root.value,
         depth_sum=jnp.zeros_like(value),
         depth_max=none,
