@@ -25,8 +25,10 @@ from learnmax_jax.types import Batch
 
 HORIZONS = (1, 2, 5, 10)
 WINDOWS = (1, 2, 3, 8, 32)
-# Frames that probes are fitted on, and that single-frame figures are taken from, at most.
-MOST_FRAMES = 4096
+# Frames that probes are fitted on, at most: on 4,096 a probe of 2,048 one-hot codes was 8.6 pixels off, on 16,000 6.3.
+PROBE_FRAMES = 16_384
+# Held-out frames that single-frame figures are taken from, at most.
+TEST_FRAMES = 4096
 # Windows that are rolled out in one call.
 _CHUNK = 32
 
@@ -64,12 +66,13 @@ class Examiner:
         self.probe: Any = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *probes)
         self.is_montezuma = agent.config.env.backend != "world"
         generator = np.random.default_rng(0)
-        train_rows = _some(recorded.training_rows, generator)
+        train_rows = _some(recorded.training_rows, generator, most=PROBE_FRAMES)
         pixels = _flat(recorded)
         rooms = self.probe.room.reshape(-1)
         self.room_medians = player.median_frames(pixels[train_rows][..., 0], rooms[train_rows])
         self.train = self._frames(recorded, train_rows)
-        self.test = self._frames(recorded, _some(np.flatnonzero(recorded.is_test & ~recorded.is_known), generator))
+        test_rows = np.flatnonzero(recorded.is_test & ~recorded.is_known)
+        self.test = self._frames(recorded, _some(test_rows, generator, most=TEST_FRAMES))
         self.context_frames = min(agent.config.actor.window, agent.config.learner.sequence_length)
         environment, start = dataset.held_out_windows(recorded, length=self.context_frames + max(HORIZONS))
         chosen = _some(np.arange(len(start)), generator, most=section.num_test_windows)
@@ -265,7 +268,7 @@ def _places(frames: Frames) -> np.ndarray:
     return np.stack([frames.x, frames.y], axis=-1)
 
 
-def _some(rows: np.ndarray, generator: np.random.Generator, *, most: int = MOST_FRAMES) -> np.ndarray:
+def _some(rows: np.ndarray, generator: np.random.Generator, *, most: int) -> np.ndarray:
     """At most `most` of the rows, drawn without replacement, in order."""
     return np.sort(generator.choice(rows, min(most, len(rows)), replace=False))
 

@@ -130,9 +130,9 @@ _TOKENIZER_ONLY = {
 }
 _MODEL_ONLY = {
     "pretrain.tokenizer_updates": "0",
-    "pretrain.model_updates": "400",
-    "pretrain.examine_every_updates": "400",
-    "pretrain.checkpoint_every_updates": "400",
+    "pretrain.model_updates": "300",
+    "pretrain.examine_every_updates": "300",
+    "pretrain.checkpoint_every_updates": "300",
 }
 _PATCHES = {"tokenizer.layout": "patch", "tokenizer.num_groups": "1", "tokenizer.num_codes": "256"}
 # Attention over patches costs many times a frame's token.
@@ -205,14 +205,14 @@ TABLES: dict[str, Table] = {
         columns={"nats a code, actions left out": "held_out_action_nats", "nats a code, all": "forced_nats"},
     ),
     "scratch": Table(
-        title="How tokenizer and dynamics are trained: 400 updates each, or both at once",
+        title="How tokenizer and dynamics are trained: 300 updates each, or both at once",
         shared={},
         rows={
-            "tokenizer first, then frozen": (_ROUTE, {**_MODEL_ONLY, "pretrain.tokenizer_updates": "400"}),
+            "tokenizer first, then frozen": (_ROUTE, {**_MODEL_ONLY, "pretrain.tokenizer_updates": "300"}),
             "jointly from the start": (_ROUTE, {**_MODEL_ONLY, "pretrain.tokenizer_with_model": "true"}),
             "no reconstruction: random codes": (
                 _ROUTE,
-                {**_MODEL_ONLY, "pretrain.tokenizer_updates": "400", "tokenizer.quantizer": "random"},
+                {**_MODEL_ONLY, "pretrain.tokenizer_updates": "300", "tokenizer.quantizer": "random"},
             ),
         },
         columns={"player recall": "recall", "position error, pixels": "position_error", **_PREDICTION_COLUMNS},
@@ -229,7 +229,7 @@ TABLES: dict[str, Table] = {
     ),
     "sprites": Table(
         title="World R: known sprites over still backgrounds",
-        shared={**_SPRITES, **_MODEL_ONLY, "pretrain.tokenizer_updates": "400"},
+        shared={**_SPRITES, **_MODEL_ONLY, "pretrain.tokenizer_updates": "300"},
         rows={"default": ("sprites", {})},
         columns={"player recall": "recall", "position error, pixels": "position_error", **_PREDICTION_COLUMNS},
     ),
@@ -316,11 +316,13 @@ def run(
         result = {
             "row": row,
             "seed": seed,
+            "set": [f"{field}={value}" for field, value in overrides],
             "command": f"python -m experiments.pretrain --data={data / source} --workdir={folder} {given}",
             "figures": _figures(folder, settings),
         }
         _merge(out / f"{name}.jsonl", result)
-        write_markdown(table, out / f"{name}.jsonl", out / f"{name}.md")
+        write_markdown(name, out)
+        write_page(out)
     return lifecycle.DONE
 
 
@@ -336,17 +338,30 @@ def record(name: str, data: pathlib.Path, stop: lifecycle.StopWatcher) -> None:
     )
 
 
-def write_markdown(table: Table, results: pathlib.Path, path: pathlib.Path) -> None:
-    """Writes a table's means over seeds, from the lines of `run`."""
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
+def write_markdown(name: str, out: pathlib.Path) -> None:
+    """Writes `<out>/<name>.md`: means over seeds, from the lines of `run`."""
+    table, lines = TABLES[name], [json.loads(line) for line in (out / f"{name}.jsonl").read_text().splitlines()]
     header = ["", "seeds", *table.columns]
     text = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for row in table.rows:
         runs = [line["figures"] for line in lines if line["row"] == row]
         if runs:
-            cells = [_cell([figures.get(name) for figures in runs]) for name in table.columns.values()]
+            cells = [_cell([figures.get(column) for figures in runs]) for column in table.columns.values()]
             text.append(f"| {row} | {len(runs)} | {' | '.join(cells)} |")
-    path.write_text(f"## {table.title}\n\n" + "\n".join(text) + "\n")
+    # What a command line added to every row belongs to the command.
+    added = sorted(set.intersection(*(set(line["set"]) for line in lines)))
+    command = " ".join([f"python -m experiments.tables --table={name}", *(f"--set={item}" for item in added)])
+    (out / f"{name}.md").write_text(f"## {table.title}\n\n`{command}`\n\n" + "\n".join(text) + "\n")
+
+
+def write_page(out: pathlib.Path) -> None:
+    """Writes all tables that there are into one page, `<out>.md`."""
+    intro = (
+        "# Results\n\nWritten by `python -m experiments.tables`; each run's own command and all its figures stand in "
+        f"`{out.name}/*.jsonl`.\nHeld-out frames throughout; means over seeds, with the smallest and the largest.\n"
+    )
+    parts = [(out / f"{name}.md").read_text() for name in TABLES if (out / f"{name}.md").exists()]
+    out.with_suffix(".md").write_text("\n".join([intro, *parts]))
 
 
 def _figures(folder: pathlib.Path, settings: config.Settings) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def features_of(codes: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return np.eye(num_codes, dtype=np.float32)[codes].reshape(num_frames, -1)
 
 
-def fit(features: np.ndarray, targets: np.ndarray, *, ridge: float = 1.0) -> Probe:
+def fit(features: np.ndarray, targets: np.ndarray, *, ridge: float = 10.0) -> Probe:
     """Ridge regression of targets `[M, O]` on features `[M, F]`; the bias is not penalised."""
     x, y = features.astype(np.float64), targets.astype(np.float64)
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)

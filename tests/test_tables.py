@@ -1,0 +1,72 @@
+"""Tables of pretrainings: every row is a config that loads, lines replace each other, means are means."""
+
+import json
+import pathlib
+
+import pytest
+
+from learnmax_jax import config, lifecycle, tables
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_every_row_is_a_config_of_its_own(name: str) -> None:
+    table = tables.TABLES[name]
+    given = {"init.workdir": "nowhere"} if "init.parts" in table.shared else {}
+    seen = set()
+    for data, fields in table.rows.values():
+        assert data in tables.RECORDINGS
+        settings = config.load(tables.CONFIG, list({**table.shared, **fields, **given}.items()))
+        seen.add((data, str(settings)))
+        recorded = config.load("configs/base.py", list(tables.RECORDINGS[data].fields.items()))
+        assert recorded.env.game == settings.env.game
+    assert len(seen) == len(table.rows)
+
+
+@pytest.mark.parametrize("name", tables.RECORDINGS)
+def test_every_data_set_is_of_whole_records(name: str) -> None:
+    wanted = tables.RECORDINGS[name]
+    settings = config.load("configs/base.py", list(wanted.fields.items()))
+    assert wanted.num_observations % (settings.env.num_envs * settings.actor.num_steps) == 0
+
+
+def line(row: str, seed: int, value: float | None, *, given: tuple[str, ...] = ()) -> dict:
+    return {"row": row, "seed": seed, "command": "", "set": given, "figures": {"recall": value, "position_error": 2.0}}
+
+
+def test_a_run_replaces_its_older_line_and_no_other(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "results" / "tokenizers.jsonl"
+    for each in (line("a", 0, 0.1), line("a", 1, 0.2), line("a", 0, 0.3)):
+        tables._merge(path, each)
+    kept = [json.loads(text) for text in path.read_text().splitlines()]
+    assert [(each["row"], each["seed"], each["figures"]["recall"]) for each in kept] == [("a", 1, 0.2), ("a", 0, 0.3)]
+
+
+def test_a_table_holds_means_ranges_and_its_command(tmp_path: pathlib.Path) -> None:
+    first, second = list(tables.TABLES["tokenizers"].rows)[:2]
+    for each in (line(first, 0, 0.2), line(first, 1, 0.4), line(second, 0, None)):
+        tables._merge(tmp_path / "results" / "tokenizers.jsonl", each | {"set": ["x=1"]})
+    tables.write_markdown("tokenizers", tmp_path / "results")
+    tables.write_page(tmp_path / "results")
+    page = (tmp_path / "results.md").read_text()
+    assert "`python -m experiments.tables --table=tokenizers --set=x=1`" in page
+    row = next(text for text in page.splitlines() if text.startswith(f"| {first} |"))
+    assert row.split(" | ")[1] == "2" and "0.3 (0.2 to 0.4)" in row
+    other = next(text for text in page.splitlines() if text.startswith(f"| {second} |"))
+    assert other.split(" | ")[1] == "1" and " - |" in other and " 2 |" in other
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "words"), [("tokenizer", [], "--table=tokenizer"), ("dynamics", ["x"], "--row=x")]
+)
+def test_unknown_tables_and_rows_are_refused(tmp_path: pathlib.Path, name: str, rows: list[str], words: str) -> None:
+    with pytest.raises(lifecycle.BadInput, match=words):
+        tables.run(
+            name,
+            data=tmp_path,
+            workdir=tmp_path,
+            out=tmp_path,
+            seeds=[0],
+            rows=rows,
+            overrides=[],
+            stop=lifecycle.StopWatcher(),
+        )
