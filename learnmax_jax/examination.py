@@ -62,12 +62,11 @@ class Examiner:
           data: its folder, for the probes.
         """
         self.agent, section = agent, agent.config.pretrain
-        probes = [recording.read_probes(data, int(index)) for index in recorded.records]
-        self.probe: Any = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *probes)
+        self.probe = read_all_probes(recorded, data)
         self.is_montezuma = agent.config.env.backend != "world"
         generator = np.random.default_rng(0)
         train_rows = _some(recorded.training_rows, generator, most=PROBE_FRAMES)
-        pixels = _flat(recorded)
+        pixels = all_frames(recorded)
         rooms = self.probe.room.reshape(-1)
         self.room_medians = player.median_frames(pixels[train_rows][..., 0], rooms[train_rows])
         self.train = self._frames(recorded, train_rows)
@@ -105,7 +104,7 @@ class Examiner:
         )
 
     def _frames(self, recorded: Dataset, rows: np.ndarray) -> Frames:
-        pixels = _flat(recorded)[rows]
+        pixels = all_frames(recorded)[rows]
         room, x, y = (getattr(self.probe, name).reshape(-1)[rows] for name in ("room", "x", "y"))
         if self.is_montezuma:
             x, y = player.to_pixels(x, y)
@@ -258,7 +257,13 @@ def _cut(windows: Batch, begin: int) -> Batch:
     return windows.replace(rows=jax.tree.map(lambda x: x[:, begin:], windows.rows), mask=windows.mask[:, begin:])
 
 
-def _flat(recorded: Dataset) -> np.ndarray:
+def read_all_probes(recorded: Dataset, data: pathlib.Path) -> Any:
+    """The probes of all rows, numpy `[E, T, ...]`."""
+    probes = [recording.read_probes(data, int(index)) for index in recorded.records]
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *probes)
+
+
+def all_frames(recorded: Dataset) -> np.ndarray:
     """All frames, `[E * T, H, W, C]`."""
     frames: Any = recorded.rows.observation
     return frames.reshape(-1, *frames.shape[2:])

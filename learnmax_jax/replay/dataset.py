@@ -23,6 +23,8 @@ import numpy as np
 from learnmax_jax.replay import sampling, shards
 from learnmax_jax.types import Array, Batch, SequenceIndex, Transition
 
+# Rows whose pixels are multiplied in one go: a block of some megabytes.
+_HASHED_AT_ONCE = 512
 # Updates that are read ahead of the one that learns.
 _AHEAD = 2
 
@@ -121,10 +123,14 @@ def hash_rows(observation: np.ndarray, action: np.ndarray) -> np.ndarray:
     """
     size = int(np.prod(observation.shape[action.ndim :]))
     num_words = -(-size // 8)
-    flat = np.zeros((action.size, num_words * 8), np.uint8)
-    flat[:, :size] = observation.reshape(action.size, size)
     odd = np.random.default_rng(0).integers(0, 2**64, num_words + 1, np.uint64, endpoint=False) | np.uint64(1)
-    words = (flat.view(np.uint64) * odd[None, :-1]).sum(axis=1, dtype=np.uint64)
+    pixels = observation.reshape(action.size, size)
+    words = np.empty(action.size, np.uint64)
+    block = np.zeros((min(_HASHED_AT_ONCE, action.size), num_words * 8), np.uint8)
+    for begin in range(0, action.size, _HASHED_AT_ONCE):
+        rows = pixels[begin : begin + _HASHED_AT_ONCE]
+        block[: len(rows), :size] = rows
+        words[begin : begin + len(rows)] = (block[: len(rows)].view(np.uint64) * odd[None, :-1]).sum(axis=1)
     mixed = words ^ (words >> np.uint64(31))  # low bits of a product know nothing of high ones
     return (mixed * odd[-1] + action.reshape(-1).astype(np.uint64) * odd[0]).reshape(action.shape)
 
