@@ -169,7 +169,13 @@ def build(config: Any) -> Agent:
     player = build_player(config)
     settings = config.learner
     kinds = novelty.make(
-        Parts(config.env.num_envs, player.environments.observation_shape, player.world_model),
+        Parts(
+            num_envs=config.env.num_envs,
+            observation_shape=player.environments.observation_shape,
+            tokenizer=player.tokenizer,
+            world_model=player.world_model,
+            latent_width=config.dynamics.width,
+        ),
         {name: config_schema.optional_section(config, name) for name in novelty.KINDS if name in config},
     )
     rates = ("learning_rate", "warmup_updates", "weight_decay", "clip_norm")

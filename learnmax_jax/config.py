@@ -86,7 +86,11 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Settings:
     Raises:
       BadInput: a missing or failing file; a missing, unknown, repeated or wrong field.
     """
-    config = _execute(_find(path), path)
+    return change(_execute(_find(path), path), overrides)
+
+
+def change(config: ml_collections.ConfigDict, overrides: Sequence[tuple[str, str]]) -> Settings:
+    """Applies overrides to a config, in place, and checks every field; see `load`."""
     config_schema.check_fields(config)
     seen = set()
     # The required fields come first: they say which optional sections there are.

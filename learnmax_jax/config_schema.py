@@ -155,7 +155,7 @@ FIELDS: Mapping[str, Field] = {
     "actor.window": count("observations"),
     "actor.num_steps": count("agent steps of each environment in one train step"),
     # models
-    "tokenizer.layout": choice("frame", "patch", "anchor"),
+    "tokenizer.layout": choice("frame", "grid", "patch", "anchor"),
     "tokenizer.quantizer": choice("vq_ema", "vq_grad", "fsq", "random", "growing", "identity"),
     "tokenizer.distance": choice("cosine", "l2"),
     "tokenizer.num_groups": count("code groups a token"),
@@ -313,6 +313,35 @@ SECTIONS: tuple[Section, ...] = (
             "grid_height": count("cells", "[1, 84]"),
             "grid_width": count("cells", "[1, 84]"),
             "num_levels": count("grey levels", "[2, 256]"),
+        },
+    ),
+    Section(
+        "coin_flip",
+        {
+            "num_flips": count("coins a row"),
+            "width": count("hidden units"),
+            "grid_height": count("cells", "[1, 84]"),
+            "grid_width": count("cells", "[1, 84]"),
+            "num_levels": count("grey levels", "[2, 256]"),
+            "learning_rate": number("[0, 1]"),
+        },
+    ),
+    Section(
+        "disagreement",
+        {
+            "num_members": count("networks", "[2, inf)"),
+            "width": count("hidden units"),
+            "prior_scale": number("[0, inf)"),
+            "value_weight": number("[0, inf)"),
+            "learning_rate": number("[0, 1]"),
+        },
+    ),
+    Section(
+        "optimism",
+        {
+            "share": number("[0, 1]", "share of the rows of a batch"),
+            "reward": number("[0, inf)", "novelty"),
+            "anneal_updates": count("updates until the share is 0; 0 for never", "[0, inf)"),
         },
     ),
     Section(

@@ -11,6 +11,7 @@ from typing import Any
 
 from flax import struct
 
+from learnmax_jax.models.tokenizer import Tokenizer
 from learnmax_jax.models.world_model import WorldModel
 from learnmax_jax.types import Array, Metrics, Supposed
 
@@ -22,12 +23,15 @@ class Parts:
     Attributes:
       num_envs: E.
       observation_shape: (H, W, C).
-      world_model: the bundle.
+      tokenizer, world_model: the bundles.
+      latent_width: D.
     """
 
     num_envs: int
     observation_shape: tuple[int, int, int]
+    tokenizer: Tokenizer
     world_model: WorldModel
+    latent_width: int
 
 
 @struct.dataclass

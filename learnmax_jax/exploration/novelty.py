@@ -9,12 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from learnmax_jax.exploration import counts
+from learnmax_jax.exploration import coin_flip, counts, disagreement, optimism
 from learnmax_jax.exploration.kind import Kind, Paid, Parts
 from learnmax_jax.models.world_model import ModelParams
 from learnmax_jax.types import Array, Batch, Metrics
 
-KINDS: dict[str, Callable[..., Kind]] = {"counts": counts.make}
+KINDS: dict[str, Callable[..., Kind]] = {
+    "counts": counts.make,
+    "coin_flip": coin_flip.make,
+    "disagreement": disagreement.make,
+    "optimism": optimism.make,
+}
 
 
 def make(parts: Parts, sections: Mapping[str, Mapping[str, Any]]) -> Kind:

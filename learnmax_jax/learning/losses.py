@@ -301,17 +301,19 @@ def _supposed_losses(
     world_model: WorldModel,
     support: Support,
 ) -> Metrics:
-    """What the losses of novelty and Q become with the rewards of actions that were not taken, row by row."""
+    """What the losses of novelty and Q become with the rewards of actions that were not taken."""
     supposed, length = supervision.supposed, supervision.action.shape[1]
     assert supposed is not None
+    # Each counts for as much as one transition does: a few made-up rows stay a few.
+    share = jnp.sum(supposed.mask) / jnp.maximum(jnp.sum(supervision.valid[:, :-1]), 1)
     outcome = _unflatten(world_model.outcome(params, node, supposed.action.reshape(-1), None), length)
     loss = scalar_loss(outcome.intrinsic_logits, supposed.reward, support)
-    more = {"intrinsic": losses["intrinsic"] + masked_mean(loss, supposed.mask, supervision.weights)}
+    more = {"intrinsic": losses["intrinsic"] + share * masked_mean(loss, supposed.mask, supervision.weights)}
     if supposed.q_too:
         which = supposed.action[..., None, None]
         q_logits = jnp.take_along_axis(prediction.q_logits[:, :-1, 1], which, axis=2).squeeze(axis=2)
         loss = scalar_loss(q_logits, supposed.reward, support)
-        more["q"] = losses["q"] + masked_mean(loss, supposed.mask, supervision.weights)
+        more["q"] = losses["q"] + share * masked_mean(loss, supposed.mask, supervision.weights)
     return more
 
 

@@ -1,0 +1,82 @@
+"""Networks of exploration: one whose output shrinks with visits, and an ensemble whose members come to agree."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from learnmax_jax.types import Array
+
+
+class FlipNet(nn.Module):
+    """Regresses coin flips on a frozen random projection of a frame's cells; a frozen random net is added.
+
+    Parameters whose name begins with "frozen" are not trained. The prior's output has length sqrt(num_flips), so that
+    the trained part, which starts at zero, begins with the answer of a frame that was seen once.
+    Source: Lobel et al. 2023, https://arxiv.org/abs/2306.03186
+    """
+
+    num_levels: int
+    width: int
+    num_flips: int
+
+    @nn.compact
+    def __call__(self, cells: Array) -> Array:
+        """`cells [..., cells]` int below num_levels, to `[..., num_flips]`."""
+        num_cells = cells.shape[-1]
+        normal = nn.initializers.normal(1.0)
+        table = self.param("frozen_projection", normal, (num_cells, self.num_levels, self.width))
+        features = table[jnp.arange(num_cells), cells].sum(axis=-2) * num_cells**-0.5
+        hidden = nn.silu(nn.Dense(self.width)(features))
+        hidden = nn.silu(nn.Dense(self.width)(hidden))
+        trained = nn.Dense(self.num_flips, kernel_init=nn.initializers.zeros)(hidden)
+        first = self.param("frozen_first", nn.initializers.lecun_normal(), (self.width, self.width))
+        last = self.param("frozen_last", nn.initializers.lecun_normal(), (self.width, self.num_flips))
+        prior = nn.silu(features @ first) @ last
+        return trained + prior * jax.lax.rsqrt(jnp.mean(prior**2, axis=-1, keepdims=True) + 1e-8)
+
+
+class _Member(nn.Module):
+    """Next codes and next value of (latent, action)."""
+
+    num_actions: int
+    num_groups: int
+    num_codes: int
+    width: int
+
+    @nn.compact
+    def __call__(self, latent: Array, action: Array) -> tuple[Array, Array]:
+        hidden = nn.silu(nn.Dense(self.width)(latent) + nn.Embed(self.num_actions, self.width)(action)[..., None, :])
+        hidden = nn.silu(nn.Dense(self.width)(hidden))
+        codes = nn.Dense(self.num_groups * self.num_codes)(hidden)
+        value = nn.Dense(1)(hidden.mean(axis=-2))[..., 0]
+        return codes.reshape(*hidden.shape[:-1], self.num_groups, self.num_codes), value
+
+
+class Ensemble(nn.Module):
+    """K members, each a trained net plus a frozen random one of its own, times `prior_scale`.
+
+    Parameters below "frozen_prior" are not trained.
+    Source: Osband et al. 2018, https://arxiv.org/abs/1806.03335
+    """
+
+    num_members: int
+    num_actions: int
+    num_groups: int
+    num_codes: int
+    width: int
+    prior_scale: float
+
+    @nn.compact
+    def __call__(self, latent: Array, action: Array) -> tuple[Array, Array]:
+        """`latent [..., N, D]`, `action [...]` to code logits `[K, ..., N, G, V]` and values `[K, ...]`."""
+        members = nn.vmap(
+            _Member,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,
+            axis_size=self.num_members,
+        )
+        sizes = (self.num_actions, self.num_groups, self.num_codes, self.width)
+        trained = members(*sizes, name="trained")(latent, action)
+        prior = members(*sizes, name="frozen_prior")(latent, action)
+        return jax.tree.map(lambda x, y: x + self.prior_scale * y, trained, prior)
