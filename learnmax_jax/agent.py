@@ -228,7 +228,7 @@ def build(config: Any) -> Agent:
 def init_state(agent: Agent) -> State:
     """A fresh run's state: parameters, an empty replay, the environments at their reset."""
     # The seed is an argument: another one finds the same program.
-    learning = jax.jit(partial(_init_learning, agent))(jax.random.key(agent.config.seed))
+    learning = jax.jit(partial(init_learning, agent))(jax.random.key(agent.config.seed))
     env_key = jax.random.fold_in(learning["rng_key"], _RESET)
     return State(actor=start_actor(agent.player, learning["train"].model, env_key), **learning)
 
@@ -236,14 +236,14 @@ def init_state(agent: Agent) -> State:
 def state_spec(agent: Agent) -> State:
     """The state's shapes and dtypes, without making it; `actor` is None where it is not restorable."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    learning = jax.eval_shape(partial(_init_learning, agent), key)
+    learning = jax.eval_shape(partial(init_learning, agent), key)
     actor_spec = None
     if agent.environments.restorable:
         actor_spec = jax.eval_shape(partial(start_actor, agent.player), learning["train"].model, key)
     return State(actor=actor_spec, **learning)
 
 
-def _init_learning(agent: Agent, rng_key: Array) -> dict[str, Any]:
+def init_learning(agent: Agent, rng_key: Array) -> dict[str, Any]:
     """All of a fresh State that needs no environment."""
     config = agent.config
     init_key, run_key, novelty_key = jax.random.split(rng_key, 3)

@@ -24,7 +24,6 @@ from ml_collections import ConfigDict
 from learnmax_jax import agent as agents
 from learnmax_jax import config, lifecycle, provenance
 from learnmax_jax.agent import Agent, State
-from learnmax_jax.evaluation import act_without_counts
 from learnmax_jax.types import Array
 
 # Greedy evaluations in a row that have to find it.
@@ -98,21 +97,18 @@ def run(
 
 
 class Solver:
-    """A cell's program, compiled once for all seeds."""
+    """A cell's programs, compiled once for all seeds: one plays, greedily or not, one learns."""
 
     def __init__(self, settings: config.Settings) -> None:
         """Builds the parts; compiles nothing."""
         self.agent = agents.build(settings)
-        section = settings.as_configdict()
-        section.env.num_envs = settings.evaluation.num_episodes
-        section.exploration.num_exploit_envs = settings.evaluation.num_episodes
-        section.search.gumbel_scale, section.search.epsilon = 0.0, 0.0
-        section.actor.num_steps = settings.evaluation.max_episode_steps
-        self.greedy = agents.build_player(config.Settings(section))
-        self.calls = max(settings.evaluation.every_env_steps // self.agent.steps_per_call, 1)
-        env_key = jax.random.key(0)
-        self._reset = self.greedy.environments.reset(env_key)
-        self._round = jax.jit(partial(_round, self.agent, self.greedy, self.calls), donate_argnums=0)
+        search = settings.search
+        self._noise = (jnp.asarray(search.gumbel_scale, jnp.float32), jnp.asarray(search.epsilon, jnp.float32))
+        self._greedy = (jnp.zeros(()), jnp.zeros(()))
+        self._reset = self.agent.environments.reset(jax.random.key(0))
+        self._start = jax.jit(partial(_start, self.agent))
+        self._act = jax.jit(partial(_act, self.agent))
+        self._learn = jax.jit(partial(_learn, self.agent), donate_argnums=0)
 
     def solve(self, seed: int) -> dict[str, Any]:
         """Trains from a seed until solved, or until num_env_steps.
@@ -121,50 +117,67 @@ class Solver:
           figures: steps_to_find, the steps before the first episode that was paid, and steps_to_solve; None where that
           never came.
         """
-        settings = self.agent.config
-        state = agents.init_state(dataclasses.replace(self.agent, config=_with_seed(settings, seed)))
-        per_round = self.calls * self.agent.steps_per_call
-        begin, in_a_row, found, steps = time.monotonic(), 0, None, 0
-        while steps < settings.num_env_steps and in_a_row < SOLVED_IN_A_ROW:
-            state, score, paid, finite = self._round(state, self._reset)
-            if not bool(finite):
-                raise lifecycle.NonFinite(f"seed {seed}: not finite after {steps} steps")
-            if found is None and bool(paid):
-                found = steps
-            in_a_row = in_a_row + 1 if float(score) > TREASURE else 0
-            steps += per_round
+        settings, agent = self.agent.config, self.agent
+        key = jax.random.key(seed)
+        state = self._start(key, self._reset)
+        every = max(settings.evaluation.every_env_steps // agent.steps_per_call, 1)
+        begin, in_a_row, found, step = time.monotonic(), 0, None, 0
+        while step * agent.steps_per_call < settings.num_env_steps and in_a_row < SOLVED_IN_A_ROW:
+            act_key = jax.random.fold_in(key, 2 * step)
+            actor, watched, output = self._act(state.train.model, state.actor, state.novelty, act_key, *self._noise)
+            state, finite = self._learn(
+                state.replace(actor=actor, novelty=watched), output.transitions, jax.random.fold_in(key, 2 * step + 1)
+            )
+            if found is None and bool((output.transitions.reward > TREASURE).any()):
+                found = step * agent.steps_per_call
+            step += 1
+            if step % every == 0:
+                if not bool(finite & output.finite.all()):
+                    raise lifecycle.NonFinite(f"seed {seed}: not finite after {step} train steps")
+                in_a_row = in_a_row + 1 if self.score(state) > TREASURE else 0
         solved = in_a_row == SOLVED_IN_A_ROW
         return {
             "steps_to_find": found,
-            "steps_to_solve": steps - SOLVED_IN_A_ROW * per_round if solved else None,
-            "num_env_steps": steps,
+            "steps_to_solve": (step - SOLVED_IN_A_ROW * every) * agent.steps_per_call if solved else None,
+            "num_env_steps": step * agent.steps_per_call,
             "seconds": round(time.monotonic() - begin, 1),
         }
 
+    def score(self, state: State) -> float:
+        """What one greedy episode at beta 0 pays; the worlds are deterministic, so any other pays the same."""
+        actor = agents.actor_at(self.agent.player, state.train.model, *self._reset)
+        actor = actor.replace(beta=jnp.zeros_like(actor.beta))
+        novelty, paid, running = state.novelty, 0.0, True
+        for phase in range(-(-self.agent.config.evaluation.max_episode_steps // self.agent.config.actor.num_steps)):
+            if running:
+                # What exploration sees of this is thrown away.
+                actor, novelty, output = self._act(
+                    state.train.model, actor, novelty, jax.random.key(phase), *self._greedy
+                )
+                reward, last = jax.device_get((output.transitions.reward[0], output.transitions.last[0]))
+                length = int(last.argmax()) + 1 if last.any() else len(last)
+                paid, running = paid + float(reward[:length].sum()), not last.any()
+        return paid
 
-def _with_seed(settings: config.Settings, seed: int) -> config.Settings:
-    section = settings.as_configdict()
-    section.seed = seed
-    return config.Settings(section)
+
+def _start(agent: Agent, rng_key: Array, reset: Any) -> State:
+    learning = agents.init_learning(agent, rng_key)
+    return State(actor=agents.actor_at(agent.player, learning["train"].model, *reset), **learning)
 
 
-def _round(
-    agent: Agent, greedy: agents.Player, calls: int, state: State, reset: Any
-) -> tuple[State, Array, Array, Array]:
-    """Some act-learn steps, then one greedy evaluation: (state, mean score, whether an episode was paid, finite)."""
+def _act(agent: Agent, params: Any, actor: Any, novelty: Any, rng_key: Array, scale: Array, epsilon: Array) -> Any:
+    """One act phase, whose noise is an argument: the same program plays greedily."""
+    plan = partial(agent.player.plan, gumbel_scale=scale, epsilon=epsilon)
+    return agent.act(params, actor, novelty, rng_key, plan=plan)
 
-    def one(state: State, _: None) -> tuple[State, tuple[Array, Array]]:
-        state, outputs = agents.act_learn_step(state, agent=agent)
-        return state, ((outputs.act.transitions.reward > TREASURE).any(), outputs.finite)
 
-    state, (paid, finite) = jax.lax.scan(one, state, None, length=calls)
-    actor = agents.actor_at(greedy, state.train.model, *reset)
-    # Greedy play in a deterministic world: the key draws nothing that matters.
-    _, output = act_without_counts(greedy, state.train.model, actor, jax.random.fold_in(state.rng_key, 2**32 - 1))
-    rows = output.transitions
-    in_first = jnp.cumsum(rows.last, axis=1) - rows.last == 0
-    score = jnp.sum(jnp.where(in_first, rows.reward, 0.0), axis=1).mean()
-    return state, score, paid.any(), finite.all()
+def _learn(agent: Agent, state: State, transitions: Any, rng_key: Array) -> tuple[State, Array]:
+    """Stores an act phase and learns: (state, whether all was finite)."""
+    replay = agent.replay.add(state.replay, transitions)
+    num_updates = jnp.where(agent.replay.can_sample(replay), agent.updates_per_step, 0)
+    learned = agents.learn(state.train, replay, state.novelty, state.actor.beta, rng_key, num_updates, agent=agent)
+    state = state.replace(train=learned.train, replay=learned.replay, novelty=learned.novelty, step=state.step + 1)
+    return state, learned.finite
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
