@@ -17,7 +17,8 @@ from learnmax_jax import config_checks, config_schema
 from learnmax_jax.acting import actor, envs
 from learnmax_jax.acting.actor import ActorState, ActOutput
 from learnmax_jax.exploration import novelty
-from learnmax_jax.exploration.kind import Kind, Parts
+from learnmax_jax.exploration.kind import Parts
+from learnmax_jax.exploration.novelty import Novelty
 from learnmax_jax.learning import learner, supervision
 from learnmax_jax.learning.learner import TrainState
 from learnmax_jax.learning.losses import LossWeights
@@ -117,7 +118,7 @@ class Agent:
     tokenizer: Tokenizer
     world_model: WorldModel
     replay: Replay
-    novelty: Kind
+    novelty: Novelty
     steps_per_call: int
     updates_per_step: int
     act: Callable[..., tuple[ActorState, Any, ActOutput]]

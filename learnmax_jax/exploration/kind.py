@@ -58,7 +58,7 @@ def _nothing(state: Any) -> Metrics:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One kind of exploration with its numbers bound, or several together.
+    """One kind of exploration with its numbers bound.
 
     Attributes:
       init: rng_key -> state.

@@ -3,6 +3,7 @@
 A new kind is a file with a `make`, a line in `KINDS` and its section's fields in config_schema.py.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,15 +23,26 @@ KINDS: dict[str, Callable[..., Kind]] = {
 }
 
 
-def make(parts: Parts, sections: Mapping[str, Mapping[str, Any]]) -> Kind:
+@dataclasses.dataclass(frozen=True)
+class Novelty:
+    """The kinds together; each function as of Kind, its state a dictionary of the kinds' states."""
+
+    init: Callable[[Array], dict[str, Any]]
+    pay: Callable[..., Paid]
+    observe: Callable[..., tuple[dict[str, Any], Array, Array]]
+    rarity: Callable[[dict[str, Any], Array], Array]
+    metrics: Callable[[dict[str, Any]], Metrics]
+
+
+def make(parts: Parts, sections: Mapping[str, Mapping[str, Any]]) -> Novelty:
     """Builds the kinds that have a section and puts them together.
 
     Args:
       parts: what kinds are built with.
       sections: name of a kind -> its keyword arguments; none of them, and nothing is ever new.
     Returns:
-      Kind, whose state is a dictionary of the kinds' states. Keys and first visits are those of the one kind that
-      watches play; without such a kind they are 0 and False.
+      Novelty. Keys and first visits are those of the one kind that watches play; without such a kind they are 0 and
+      False.
     Raises:
       ValueError: two kinds give keys, two suppose rewards, or a kind refuses its numbers.
     """
@@ -73,4 +85,4 @@ def make(parts: Parts, sections: Mapping[str, Mapping[str, Any]]) -> Kind:
     def metrics(state: dict[str, Any]) -> Metrics:
         return {key: value for name, kind in kinds.items() for key, value in kind.metrics(state[name]).items()}
 
-    return Kind(init=init, pay=pay, observe=observe, rarity=rarity, metrics=metrics)
+    return Novelty(init=init, pay=pay, observe=observe, rarity=rarity, metrics=metrics)

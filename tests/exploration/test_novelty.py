@@ -39,7 +39,7 @@ def _paying(amount: float, *, watches: bool = False, supposes: bool = False) -> 
     return make
 
 
-def _together(monkeypatch: pytest.MonkeyPatch, **makes: Callable[..., Kind]) -> Kind:
+def _together(monkeypatch: pytest.MonkeyPatch, **makes: Callable[..., Kind]) -> novelty.Novelty:
     monkeypatch.setattr(novelty, "KINDS", makes)
     return novelty.make(PARTS, {name: {"times": 2} for name in makes})
 
@@ -51,10 +51,10 @@ def test_what_the_kinds_pay_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_array_equal(paid.bonus, np.full((2, 3), 7.0))
     assert paid.supposed is not None and set(paid.metrics) == {"paid_0.5", "paid_3"}
     assert {name: int(each) for name, each in paid.state.items()} == {"one": 1, "two": 1}
-    state, keys, first_visit = kind.observe(paid.state, None, jnp.array([True, False]))  # type: ignore[misc]
+    state, keys, first_visit = kind.observe(paid.state, None, jnp.array([True, False]))
     assert {name: int(each) for name, each in state.items()} == {"one": 11, "two": 1}
     assert (keys == 7).all() and first_visit.tolist() == [False, True]
-    np.testing.assert_array_equal(kind.rarity(state, keys), [0.5, 0.5])  # type: ignore[misc]
+    np.testing.assert_array_equal(kind.rarity(state, keys), [0.5, 0.5])
     assert {name: int(value) for name, value in kind.metrics(state).items()} == {"state_0.5": 11, "state_3": 1}
 
 
@@ -64,9 +64,9 @@ def test_without_a_kind_nothing_is_new() -> None:
     paid = kind.pay(state, None, BATCH, jax.random.key(0))
     assert state == paid.state == {} and paid.supposed is None and paid.metrics == {} == kind.metrics(state)
     np.testing.assert_array_equal(paid.bonus, np.zeros((2, 3)))
-    _, keys, first_visit = kind.observe(state, BATCH.rows.observation[:, 0], jnp.array([True, False]))  # type: ignore[misc]
+    _, keys, first_visit = kind.observe(state, BATCH.rows.observation[:, 0], jnp.array([True, False]))
     assert not keys.any() and not first_visit.any() and keys.dtype == jnp.uint32
-    np.testing.assert_array_equal(kind.rarity(state, keys), [1.0, 1.0])  # type: ignore[misc]
+    np.testing.assert_array_equal(kind.rarity(state, keys), [1.0, 1.0])
 
 
 def test_a_row_has_one_key_and_an_action_one_supposed_reward(monkeypatch: pytest.MonkeyPatch) -> None:
