@@ -31,11 +31,11 @@ def get_config() -> ConfigDict:
                 "num_steps": 8,  # steps of each environment in one compiled step
             },
             "tokenizer": {
-                "layout": "frame",  # one transformer token a frame: what a CPU can search
+                "layout": "grid",  # one transformer token a frame: what a CPU can search; codes of patches: measured
                 "quantizer": "vq_ema",
                 "distance": "cosine",
-                "num_groups": 32,
-                "num_codes": 64,
+                "num_groups": 98,  # two for each of 49 patches
+                "num_codes": 32,
                 "code_dim": 8,
                 "patch_size": 12,  # pixels
                 "width": 128,

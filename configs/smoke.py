@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.env.num_envs = 4
     config.actor.window = 3
     config.actor.num_steps = 4
+    config.tokenizer.layout = "frame"
     config.tokenizer.num_groups = 4
     config.tokenizer.num_codes = 16
     config.tokenizer.width = 16

@@ -40,14 +40,12 @@ class Frames:
     Attributes:
       pixels: `[M, H, W, C]` uint8. room: `[M]` int32, -1 where unknown.
       x, y: `[M]` float32 pixels, the player's middle.
-      medians: `[M, H, W]` float32, the median frame of each frame's room.
     """
 
     pixels: np.ndarray
     room: np.ndarray
     x: np.ndarray
     y: np.ndarray
-    medians: np.ndarray
 
 
 class Examiner:
@@ -66,10 +64,8 @@ class Examiner:
         self.is_montezuma = agent.config.env.backend != "world"
         generator = np.random.default_rng(0)
         train_rows = _some(recorded.training_rows, generator, most=PROBE_FRAMES)
-        pixels = all_frames(recorded)
-        rooms = self.probe.room.reshape(-1)
-        self.room_medians = player.median_frames(pixels[train_rows][..., 0], rooms[train_rows])
         self.train = self._frames(recorded, train_rows)
+        self.room_medians = player.median_frames(self.train.pixels[..., 0], self.train.room)
         test_rows = np.flatnonzero(recorded.is_test & ~recorded.is_known)
         self.test = self._frames(recorded, _some(test_rows, generator, most=TEST_FRAMES))
         self.context_frames = min(agent.config.actor.window, agent.config.learner.sequence_length)
@@ -108,9 +104,12 @@ class Examiner:
         room, x, y = (getattr(self.probe, name).reshape(-1)[rows] for name in ("room", "x", "y"))
         if self.is_montezuma:
             x, y = player.to_pixels(x, y)
-        nearest = min(self.room_medians)
-        medians = np.stack([self.room_medians.get(int(number), self.room_medians[nearest]) for number in room])
-        return Frames(pixels, room, x.astype(np.float32), y.astype(np.float32), medians)
+        return Frames(pixels, room, x.astype(np.float32), y.astype(np.float32))
+
+    def medians(self, frames: Frames) -> np.ndarray:
+        """The median frame of each frame's room, `[M, H, W]` float32; of any room where training never saw it."""
+        some = self.room_medians[min(self.room_medians)]
+        return np.stack([self.room_medians.get(int(number), some) for number in frames.room])
 
     def examine(self, train: TrainState, *, with_model: bool) -> dict[str, Any]:
         """All figures that the data allows.
@@ -142,7 +141,8 @@ class Examiner:
         speed = len(codes) / (time.monotonic() - begin)
         decoded = self.decode(train, codes)
         true = self.test.pixels[..., 0].astype(np.float32)
-        mask = prediction.foreground(true, true, self.test.medians, threshold=self.threshold)
+        medians = self.medians(self.test)
+        mask = prediction.foreground(true, true, medians, threshold=self.threshold)
         counts = np.stack([np.bincount(group.ravel(), minlength=self.num_codes) for group in np.moveaxis(codes, 2, 0)])
         shares = counts / counts.sum(axis=1, keepdims=True)
         entropy = -np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-12)), 0.0).sum(axis=1)
@@ -155,7 +155,7 @@ class Examiner:
         }
         if (self.test.room < 0).any():
             return figures, None
-        seen, visible = player.player_seen(true, decoded, self.test.medians, self.test.x, self.test.y)
+        seen, visible = player.player_seen(true, decoded, medians, self.test.x, self.test.y)
         vectors = np.asarray(self.agent.tokenizer.code_vectors(train.tokenizer))
         features = linear_probe.features_of(self.tokenise(train, self.train.pixels), vectors)
         test_features = linear_probe.features_of(codes, vectors)
@@ -204,7 +204,7 @@ class Examiner:
         def by_window(x: np.ndarray) -> np.ndarray:
             return x.reshape(count, steps, *x.shape[1:])
 
-        true, medians = by_window(self.ahead.pixels[..., 0].astype(np.float32)), by_window(self.ahead.medians)
+        true, medians = by_window(self.ahead.pixels[..., 0].astype(np.float32)), by_window(self.medians(self.ahead))
         places = by_window(_places(self.ahead))
         spread = np.argsort(np.random.default_rng(0).random(count))
         actions = self.windows.rows.action[spread]

@@ -8,6 +8,7 @@ the tokenizer go on learning meanwhile. Policy and values learn nothing here: re
 """
 
 import contextlib
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -105,7 +106,7 @@ def load(settings: config.Settings, agent: Agent, data: pathlib.Path) -> Dataset
       BadInput: other observations or actions than the config's. ValueError: as dataset.load.
     """
     section = settings.pretrain
-    recorded = dataset.load(
+    recorded = _load(
         data / "shards",
         test_share=section.test_share,
         overlap_length=section.overlap_length,
@@ -115,6 +116,13 @@ def load(settings: config.Settings, agent: Agent, data: pathlib.Path) -> Dataset
     given = {"observation": recorded.rows.observation.shape[2:], "actions": recorded.rows.search_policy.shape[2:]}
     if wanted != given:
         raise lifecycle.BadInput(f"--data={data}: holds {given}. Allowed: what the config's env gives, {wanted}.")
+    return recorded
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: pathlib.Path, **settings: Any) -> Dataset:
+    """Reads and checks a data set; the rows of a table that follow each other share it."""
+    recorded = dataset.load(folder, **settings)
     dataset.check_no_overlap(recorded)
     return recorded
 

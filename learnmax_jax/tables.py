@@ -69,6 +69,7 @@ _KEY_DOOR = {
     "env.game": "key_door",
     "world.size": "4",
     "world.max_length": "96",
+    "tokenizer.layout": "frame",
     "tokenizer.quantizer": "identity",
     "tokenizer.num_groups": "2",
     "tokenizer.num_codes": "32",
@@ -90,6 +91,7 @@ def _random_table(num_states: int) -> dict[str, str]:
         "world.base": "64",
         "world.max_length": "256",
         "world.reward_state": "-1",
+        "tokenizer.layout": "frame",
         "tokenizer.quantizer": "identity",
         "tokenizer.num_groups": "2",
         "tokenizer.num_codes": "64",
@@ -123,17 +125,18 @@ _PREDICTION_COLUMNS = {
 }
 _ROUTE, _JUMPY = "route-deterministic", "jumpy-standard"
 _TOKENIZER_ONLY = {
-    "pretrain.tokenizer_updates": "400",
+    "pretrain.tokenizer_updates": "300",
     "pretrain.model_updates": "0",
-    "pretrain.examine_every_updates": "400",
-    "pretrain.checkpoint_every_updates": "400",
-}
-_MODEL_ONLY = {
-    "pretrain.tokenizer_updates": "0",
-    "pretrain.model_updates": "300",
     "pretrain.examine_every_updates": "300",
     "pretrain.checkpoint_every_updates": "300",
 }
+_MODEL_ONLY = {
+    "pretrain.tokenizer_updates": "0",
+    "pretrain.model_updates": "200",
+    "pretrain.examine_every_updates": "200",
+    "pretrain.checkpoint_every_updates": "200",
+}
+_FRAME = {"tokenizer.layout": "frame", "tokenizer.num_groups": "32", "tokenizer.num_codes": "64"}
 _PATCHES = {"tokenizer.layout": "patch", "tokenizer.num_groups": "1", "tokenizer.num_codes": "256"}
 # Attention over patches costs many times a frame's token.
 _FEW_PATCHES = {
@@ -153,16 +156,28 @@ TABLES: dict[str, Table] = {
         title="Quantisers and layouts on held-out frames",
         shared=_TOKENIZER_ONLY,
         rows={
-            "frame vq_ema (default)": (_ROUTE, {}),
-            "frame vq_ema, motion weighting off": (_ROUTE, {"tokenizer.motion_weight": "0"}),
-            "frame vq_ema, one median for all rooms": (_ROUTE, {"tokenizer.num_medians": "1"}),
-            "frame vq_grad": (_ROUTE, {"tokenizer.quantizer": "vq_grad"}),
-            "frame fsq": (_ROUTE, {"tokenizer.quantizer": "fsq", "tokenizer.code_dim": "2"}),
-            "frame random": (_ROUTE, {"tokenizer.quantizer": "random"}),
-            "patch 7x7 grid, vq_ema": (_ROUTE, _PATCHES),
-            "patch 12x12 grid, vq_ema": (_ROUTE, {**_PATCHES, "tokenizer.patch_size": "7"}),
-            "patch 7x7 grid, random": (_ROUTE, {**_PATCHES, "tokenizer.quantizer": "random"}),
-            "anchor + 7x7 grid, vq_ema": (_ROUTE, {**_PATCHES, "tokenizer.layout": "anchor"}),
+            "grid, vq_ema (default)": (_ROUTE, {}),
+            "grid, motion weighting off": (_ROUTE, {"tokenizer.motion_weight": "0"}),
+            "frame, vq_ema": (_ROUTE, _FRAME),
+            "frame, one median for all rooms": (_ROUTE, {**_FRAME, "tokenizer.num_medians": "1"}),
+            "frame, vq_grad": (_ROUTE, {**_FRAME, "tokenizer.quantizer": "vq_grad"}),
+            "frame, fsq": (_ROUTE, {**_FRAME, "tokenizer.quantizer": "fsq", "tokenizer.code_dim": "2"}),
+            "frame, random": (_ROUTE, {**_FRAME, "tokenizer.quantizer": "random"}),
+            "patch 7x7, vq_ema": (_ROUTE, _PATCHES),
+            "patch 12x12, vq_ema": (_ROUTE, {**_PATCHES, "tokenizer.patch_size": "7"}),
+            "patch 7x7, growing": (
+                _ROUTE,
+                {
+                    **_PATCHES,
+                    "tokenizer.quantizer": "growing",
+                    "tokenizer.num_codes": "1024",
+                    "tokenizer.code_dim": "144",
+                    "growth.distance": "30",
+                    "growth.error": "10",
+                    "growth.limit": "32",
+                },
+            ),
+            "anchor + patch 7x7, vq_ema": (_ROUTE, {**_PATCHES, "tokenizer.layout": "anchor"}),
         },
         columns={
             "bits a frame": "bits_a_frame",
@@ -205,15 +220,16 @@ TABLES: dict[str, Table] = {
         columns={"nats a code, actions left out": "held_out_action_nats", "nats a code, all": "forced_nats"},
     ),
     "scratch": Table(
-        title="How tokenizer and dynamics are trained: 300 updates each, or both at once",
+        title="How tokenizer and dynamics are trained: 300 and 200 updates, or both at once",
         shared={},
         rows={
             "tokenizer first, then frozen": (_ROUTE, {**_MODEL_ONLY, "pretrain.tokenizer_updates": "300"}),
             "jointly from the start": (_ROUTE, {**_MODEL_ONLY, "pretrain.tokenizer_with_model": "true"}),
-            "no reconstruction: random codes": (
+            "no reconstruction: random codes of the frame": (
                 _ROUTE,
-                {**_MODEL_ONLY, "pretrain.tokenizer_updates": "300", "tokenizer.quantizer": "random"},
+                {**_FRAME, **_MODEL_ONLY, "pretrain.tokenizer_updates": "300", "tokenizer.quantizer": "random"},
             ),
+            "frame codes first, then frozen": (_ROUTE, {**_FRAME, **_MODEL_ONLY, "pretrain.tokenizer_updates": "300"}),
         },
         columns={"player recall": "recall", "position error, pixels": "position_error", **_PREDICTION_COLUMNS},
     ),
@@ -370,7 +386,7 @@ def _figures(folder: pathlib.Path, settings: config.Settings) -> dict[str, Any]:
     right = [row["num_updates"] for row in history if row.get("accuracy_1", 0.0) >= 0.99]
     section = settings.tokenizer
     grid = 84 // section.patch_size
-    tokens = {"frame": 1, "patch": grid**2, "anchor": 1 + grid**2}[section.layout]
+    tokens = {"frame": 1, "grid": 1, "patch": grid**2, "anchor": 1 + grid**2}[section.layout]
     speeds = [row["updates_per_second"] for row in history if row["num_updates"] <= settings.pretrain.tokenizer_updates]
     return history[-1] | {
         "updates_to_99": min(right, default=None),

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from learnmax_jax.models.quantizers import Quantizer
 from learnmax_jax.types import Array, Params
 
-LAYOUTS = ("frame", "patch", "anchor")
+LAYOUTS = ("frame", "grid", "patch", "anchor")
 
 
 def num_patches(observation_shape: tuple[int, int, int], patch_size: int) -> int:
@@ -28,7 +28,7 @@ def num_patches(observation_shape: tuple[int, int, int], patch_size: int) -> int
 def num_tokens(layout: str, observation_shape: tuple[int, int, int], patch_size: int) -> int:
     """N: one for the whole frame, one a patch, or both."""
     patches = num_patches(observation_shape, patch_size)
-    return {"frame": 1, "patch": patches, "anchor": 1 + patches}[layout]
+    return {"frame": 1, "grid": 1, "patch": patches, "anchor": 1 + patches}[layout]
 
 
 def to_patches(frames: Array, patch_size: int) -> Array:
@@ -85,6 +85,16 @@ class MixerBlock(nn.Module):
         return x + ChannelDense(width)(nn.relu(ChannelDense(self.channel_hidden)(nn.LayerNorm()(x))))
 
 
+class ChannelBlock(nn.Module):
+    """`[P, B, width]`: the second half of a MixerBlock, every patch by itself."""
+
+    channel_hidden: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return x + ChannelDense(x.shape[-1])(nn.relu(ChannelDense(self.channel_hidden)(nn.LayerNorm()(x))))
+
+
 class Encoder(nn.Module):
     """`[B, H, W, C]` float32 in [0, 1] -> `[B, N, encoding_dim]`."""
 
@@ -102,8 +112,12 @@ class Encoder(nn.Module):
         position = self.param("position", nn.initializers.normal(0.02), (x.shape[0], self.width))
         x = x + position[:, None]
         for _ in range(self.num_blocks):
-            x = MixerBlock(self.token_hidden, self.channel_hidden)(x)
+            # A code of the grid speaks of its own patch only: what moves elsewhere must not change it.
+            mixes = self.layout != "grid"
+            x = MixerBlock(self.token_hidden, self.channel_hidden)(x) if mixes else ChannelBlock(self.channel_hidden)(x)
         x = jnp.swapaxes(nn.LayerNorm()(x), 0, 1)
+        if self.layout == "grid":
+            return ChannelDense(self.encoding_dim // x.shape[1], name="to_groups")(x).reshape(x.shape[0], 1, -1)
         tokens = []
         if self.layout in ("frame", "anchor"):
             whole = nn.Dense(self.encoding_dim, name="to_frame_token")(x.reshape(x.shape[0], -1))
@@ -134,6 +148,9 @@ class Decoder(nn.Module):
             x = x + jnp.swapaxes(whole.reshape(-1, patches, self.width), 0, 1)
         if self.layout in ("patch", "anchor"):
             x = x + ChannelDense(self.width, name="from_patch_tokens")(jnp.swapaxes(tokens[:, -patches:], 0, 1))
+        if self.layout == "grid":
+            groups = jnp.swapaxes(tokens.reshape(tokens.shape[0], patches, -1), 0, 1)
+            x = x + ChannelDense(self.width, name="from_groups")(groups)
         for _ in range(self.num_blocks):
             x = MixerBlock(self.token_hidden, self.channel_hidden)(x)
         # Zero at the start: a decoder that first has to unlearn random pictures pushes all encodings the
@@ -188,7 +205,8 @@ def network_parts(
     def token_error(squared: Array) -> Array:
         whole = jnp.mean(squared, axis=(1, 2, 3))[:, None]
         patches = jnp.swapaxes(jnp.mean(to_patches(squared, encoder.patch_size), axis=-1), 0, 1)
-        return {"frame": whole, "patch": patches, "anchor": jnp.concatenate([whole, patches], axis=1)}[encoder.layout]
+        by_layout = {"frame": whole, "grid": whole, "patch": patches}
+        return by_layout.get(encoder.layout, jnp.concatenate([whole, patches], axis=1))
 
     return Parts(observation_shape, init, encode, reconstruct, token_error, quantizer)
 

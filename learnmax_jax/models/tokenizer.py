@@ -110,7 +110,8 @@ def make_tokenizer(
 
     Args:
       observation_shape: (H, W, C) of the uint8 frames.
-      layout: frame (one token, G codes), patch (a token a patch) or anchor (a whole-frame token, then the patches).
+      layout: frame (one token, G codes, each of the whole frame), grid (one token, G codes, each of its own patch),
+        patch (a token a patch) or anchor (a whole-frame token, then the patches).
       quantizer: vq_ema, vq_grad, fsq, random (codes of raw pixels), growing (codes are patches; layout patch, G = 1,
         D = patch_size^2 C) or identity (the observation's integers
         are the codes; layout frame, G = H W C, D = V; the sizes of the networks have no meaning then).
@@ -199,6 +200,17 @@ def make_tokenizer(
                 "layout=anchor: the random quantiser projects raw pixels, and a frame has more of them than a patch. "
                 "Allowed: frame, patch. Nearest: patch"
             )
+        patches = autoencoder.num_patches(observation_shape, patch_size)
+        if layout == "grid" and num_groups % patches:
+            nearest = max(round(num_groups / patches), 1) * patches
+            raise ValueError(
+                f"num_groups={num_groups}: layout grid has as many groups for each of {patches} patches of {patch_size} "
+                f"pixels. Allowed: multiples of {patches}. Nearest: {nearest}"
+            )
+        if quantizer == "random" and layout == "grid":
+            raise ValueError(
+                "layout=grid: the random quantiser projects a token's raw pixels. Allowed: frame, patch. Nearest: patch"
+            )
         if quantizer == "growing" and layout != "patch":
             raise ValueError(f"layout={layout}: growing keeps patches. Allowed: patch. Nearest: patch")
         tokens = autoencoder.num_tokens(layout, observation_shape, patch_size)
@@ -224,7 +236,7 @@ def make_tokenizer(
         num_groups=num_groups,
         num_codes=num_codes,
         code_dim=code_dim,
-        grid=(0, 0) if layout == "frame" else (height // patch_size, width_pixels // patch_size),
+        grid=(0, 0) if tokens == 1 else (height // patch_size, width_pixels // patch_size),
         init=partial(_init, parts, num_medians=num_medians),
         tokenise=partial(_tokenise, parts),
         decode=partial(_decode, parts),

@@ -15,6 +15,7 @@ from learnmax_jax.report.folder import Folder, Missing
 
 _STATE = "['train'].tokenizer"
 _CODES_A_GROUP = 6  # shown, of a whole-frame token
+_MOST_GROUPS = 32  # shown, of it
 _PATCHES = 60  # shown, of all groups of a patch token
 _PATCH_SIDE = 60  # screen pixels, at least
 _FULL_COLOUR_SHARE = 99.9  # percent of the pixels that change by less than what gives the full colour
@@ -95,9 +96,13 @@ def draw_frame_token(found: Codes) -> tuple[Image.Image, float]:
     Returns:
       (the sheet, the grey levels of difference that have the full colour).
     """
-    num_groups = found.usage.shape[0]
-    chosen = [most_used(found, token=0, group=group, count=_CODES_A_GROUP) for group in range(num_groups)]
-    changes = [frames - found.decoded for frames in decode_with(found, 0, chosen)]
+    # The groups that say most, in order: of the grid's, many look at a wall.
+    shares = np.maximum(found.usage, 1e-12)
+    says_most = np.argsort((shares * np.log(shares)).sum(axis=-1), kind="stable")[:_MOST_GROUPS]
+    groups = np.sort(says_most).tolist()
+    num_groups = len(groups)
+    chosen = [most_used(found, token=0, group=group, count=_CODES_A_GROUP) for group in groups]
+    changes = [frames - found.decoded for frames in decode_with(found, 0, chosen, groups)]
     full_colour = max(float(np.percentile(np.abs(np.concatenate(changes)), _FULL_COLOUR_SHARE)), 1.0)
     pictures = [colour_difference(change, full_colour) for change in changes]
     height, width = found.decoded.shape[:2]
@@ -105,7 +110,7 @@ def draw_frame_token(found: Codes) -> tuple[Image.Image, float]:
     sheet = Image.new("RGB", (2 * group_width, -(-num_groups // 2) * (height + _CAPTION + _GAP)), "white")
     for group, frames in enumerate(pictures):
         corner = (group % 2 * group_width, group // 2 * (height + _CAPTION + _GAP))
-        _draw_row(sheet, corner, f"group {group}", frames, found.usage[group, chosen[group]])
+        _draw_row(sheet, corner, f"group {groups[group]}", frames, found.usage[groups[group], chosen[group]])
     return sheet, full_colour
 
 
@@ -143,7 +148,7 @@ def draw(folder: Folder, found: Codes) -> list[tuple[str, Image.Image]]:
     """Sheets with a sentence each, by the layout of the tokens."""
     layout, size = str(folder.setting("tokenizer.layout")), int(folder.setting("tokenizer.patch_size"))
     sheets = []
-    if layout in ("frame", "anchor"):
+    if layout in ("frame", "grid", "anchor"):
         sheet, full_colour = draw_frame_token(found)
         sheets.append(
             (
@@ -173,10 +178,19 @@ def most_used(found: Codes, *, token: int, group: int, count: int) -> np.ndarray
     return order[order != found.codes[0, token, group]][:count]
 
 
-def decode_with(found: Codes, token: int, chosen: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Frames `[codes, H, W, C]` for each group: the typical frame with one code of one token replaced."""
+def decode_with(
+    found: Codes, token: int, chosen: Sequence[np.ndarray], groups: Sequence[int] | None = None
+) -> list[np.ndarray]:
+    """Frames `[codes, H, W, C]` for each group: the typical frame with one code of one token replaced.
+
+    Args:
+      found: as read.
+      token: which of the N.
+      chosen: codes for each of the groups.
+      groups: their numbers; all of them if None.
+    """
     sets = []
-    for group, codes in enumerate(chosen):
+    for group, codes in zip(range(len(chosen)) if groups is None else groups, chosen, strict=True):
         changed = np.repeat(found.codes, len(codes), axis=0)
         changed[:, token, group] = codes
         sets.append(changed)
