@@ -12,8 +12,8 @@ from learnmax_jax import config as settings_door
 
 settings_door.set_xla_flags()
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

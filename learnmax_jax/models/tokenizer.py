@@ -204,8 +204,8 @@ def make_tokenizer(
         if layout == "grid" and num_groups % patches:
             nearest = max(round(num_groups / patches), 1) * patches
             raise ValueError(
-                f"num_groups={num_groups}: layout grid has as many groups for each of {patches} patches of {patch_size} "
-                f"pixels. Allowed: multiples of {patches}. Nearest: {nearest}"
+                f"num_groups={num_groups}: layout grid has as many groups for each of {patches} patches. "
+                f"Allowed: multiples of {patches}. Nearest: {nearest}"
             )
         if quantizer == "random" and layout == "grid":
             raise ValueError(

@@ -32,7 +32,8 @@ def test_scores_by_hand() -> None:
     seen = novelty_detection.seen_codes(np.array([[0, 1], [2, 1]]), 3)
     np.testing.assert_array_equal(seen, [[True, False, True], [False, True, False]])
     patches = np.array([[[3, 3, 3, 3], [10, 10, 10, 10]], [[200, 200, 200, 198], [0, 0, 0, 0]]], np.uint8)
-    np.testing.assert_allclose(novelty_detection.distances(patches, pictures, seen), [[3, 10], [1, 300**0.5]], rtol=1e-3)
+    away = novelty_detection.distances(patches, pictures, seen)
+    np.testing.assert_allclose(away, [[3, 10], [1, 300**0.5]], rtol=1e-3)
 
 
 def test_growth_by_hand() -> None:

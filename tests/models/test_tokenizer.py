@@ -94,6 +94,7 @@ def trained() -> tuple[Tokenizer, TokenizerState, jax.Array]:
         ({"quantizer": "vq_grad", "distance": "l2"}, 1),
         ({"quantizer": "fsq"}, 1),
         ({"quantizer": "random"}, 1),
+        ({"layout": "grid", "num_groups": 18}, 1),
         ({"layout": "patch", "num_groups": 1}, 9),
         ({"layout": "patch", "num_groups": 1, "quantizer": "random"}, 9),
         ({"layout": "anchor", "num_groups": 1}, 10),
@@ -120,6 +121,20 @@ def test_shapes_and_types_of_every_layout_and_quantizer(changes: dict, tokens: i
     chex.assert_rank(list(metrics.values()), 0)
     assert int(state.num_updates) == 2
     chex.assert_trees_all_equal_structs(state, tokenizer.init(jax.random.key(1), frames))
+
+
+def test_a_code_of_the_grid_changes_with_its_own_patch_only() -> None:
+    tokenizer = make(layout="grid", num_groups=18)
+    frames = sprites(8)
+    state, _ = train(tokenizer, frames, 30)
+    changed = frames.at[:, 4:8, 8:12].set(255 - frames[:, 4:8, 8:12])  # row 1, column 2 of the 3x3 patches
+    different = np.asarray(tokenizer.tokenise(state, frames) != tokenizer.tokenise(state, changed))[:, 0]
+    assert different[:, 10:12].any() and not np.delete(different, [10, 11], axis=1).any()
+
+
+def test_groups_of_the_grid_are_shared_out_evenly() -> None:
+    with pytest.raises(ValueError, match=r"num_groups=20: .*multiples of 9\. Nearest: 18"):
+        make_tokenizer(**(BASE | {"layout": "grid", "num_groups": 20}))
 
 
 def test_identity_is_exact() -> None:
