@@ -138,7 +138,14 @@ def load_saved(path: str | os.PathLike[str]) -> Settings:
         raise BadInput(f"{path}: is not json: {problem}. Allowed: what a run has written.") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path}: is not a config. Allowed: what a run has written.")
-    return Settings(values)
+    return Settings(_with_tuples(values))
+
+
+def _with_tuples(value: Any) -> Any:
+    """Json has lists where a config has tuples."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value
 
 
 def diff(saved: Settings, given: Settings) -> dict[str, tuple[Any, Any]]:

@@ -95,12 +95,6 @@ BAD = [
     (["--config.dynamics.num_heads=7"], "dynamics.num_heads=7: head_dim must be even", "width=128"),
     (["--config.dynamics.token_position=none"], "dynamics.token_position=none: a frame of one", "Nearest: learned"),
     (
-        ["--config.dynamics.action_embedding=compositional", "--config.env.backend=world", "--config.env.game=scripted"],
-        "dynamics.action_embedding=compositional: action '0' is no sum of UP, RIGHT, LEFT, DOWN, FIRE",
-        "Allowed: atomic, or an environment whose actions are joystick positions. Nearest: atomic",
-    ),
-    (["--config.dynamics.token_position=none"], "dynamics.token_position=none: a frame of one", "Nearest: learned"),
-    (
         [
             "--config.dynamics.action_embedding=compositional",
             "--config.env.backend=world",
@@ -115,14 +109,6 @@ BAD = [
     (["--config.exploration.num_exploit_envs=65"], "exploration.num_exploit_envs=65: exceeds", "Nearest: 64"),
     (["--config.learner.replay_ratio=0.3"], "learner.replay_ratio=0.3: gives", "Nearest: "),
 ]
-
-
-@pytest.mark.parametrize("action_set", [6, 8, 18])
-def test_the_switches_of_the_dynamics_go_together(action_set: int) -> None:
-    switches = {"action_input": "token", "action_embedding": "compositional", "token_position": "rows_columns"}
-    lines = [f"--config.dynamics.{name}={value}" for name, value in (switches | {"code_input": "whitened"}).items()]
-    settings = read(*lines, "--config.tokenizer.layout=anchor", f"--config.env.action_set={action_set}")
-    assert {name: settings.dynamics[name] for name in switches} == switches
 
 
 @pytest.mark.parametrize("action_set", [6, 8, 18])
@@ -361,3 +347,11 @@ def test_help_lists_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> None
     assert "--num_episodes: episodes to play" in text
     assert "--config.search.num_simulations: a whole number in [0, inf); simulations" in text
     assert "section world, with env.backend=world, env.game=key_door:\n  --config.world.size: a whole number" in text
+
+
+def test_a_tuple_survives_the_file(tmp_path: pathlib.Path) -> None:
+    given = config.load("configs/pretrain.py", [("pretrain.held_out_actions", "3,4")])
+    config.dump(given, tmp_path / "config.json")
+    saved = config.load_saved(tmp_path / "config.json")
+    assert saved.pretrain.held_out_actions == (3, 4) and not config.diff(saved, given)
+    config.check(saved.as_configdict())
