@@ -81,9 +81,7 @@ def attend(query: Array, sources: Sequence[tuple[Array, Array, Array]]) -> Array
       `[B, heads, Q, head_dim]`.
     """
     query = query * query.shape[-1] ** -0.5
-    logits = [
-        jnp.where(visible[:, None], _shared("qd,sd->qs", query, keys), MASKED) for keys, _, visible in sources
-    ]
+    logits = [jnp.where(visible[:, None], _shared("qd,sd->qs", query, keys), MASKED) for keys, _, visible in sources]
     weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1)
     out, begin = jnp.zeros_like(query), 0
     for keys, values, _ in sources:
