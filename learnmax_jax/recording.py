@@ -110,7 +110,7 @@ def read_probes(folder: pathlib.Path, index: int) -> Probe:
     """
     path = folder / "probes" / f"record-{index:08d}.npz"
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return Probe(**{field.name: arrays[field.name] for field in dataclasses.fields(Probe)})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
         raise BadInput(f"{path}: record {index}: {problem}. Allowed: probes as the recording wrote them.") from problem

@@ -29,6 +29,7 @@ SECTION = {
     "pretrain.test_share": "0.2",
     "pretrain.overlap_length": "2",
     "pretrain.skip_damaged": "false",
+    "pretrain.held_out_actions": "()",
     "pretrain.num_test_windows": "8",
     "pretrain.report_every_updates": "3",
     "pretrain.examine_every_updates": "6",

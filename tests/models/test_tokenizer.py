@@ -306,7 +306,7 @@ def test_motion_weight_keeps_the_sprite() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layout": "patches"}, "layout=patches: .*Allowed: frame, patch, anchor. Nearest: patch"),
+        ({"layout": "patches"}, "layout=patches: .*Allowed: frame, grid, patch, anchor. Nearest: patch"),
         ({"quantizer": "vq_emma"}, "quantizer=vq_emma: .*Nearest: vq_ema"),
         ({"distance": "cos"}, "distance=cos: .*Nearest: cosine"),
         ({"patch_size": 5}, r"patch_size=5: .*12x12.*Allowed: \[1, 2, 3, 4, 6, 12\]. Nearest: 4"),
