@@ -6,6 +6,7 @@ copying the last frame to reconstructing the next that k open-loop steps go, in 
 """
 
 import dataclasses
+import math
 import pathlib
 import time
 from functools import partial
@@ -19,6 +20,7 @@ from learnmax_jax.agent import Agent
 from learnmax_jax.learning.learner import TrainState
 from learnmax_jax.measures import latent_space, linear_probe, player, prediction
 from learnmax_jax.measures.rollout import roll_out
+from learnmax_jax.models.code_tables import scale_and_rank
 from learnmax_jax.replay import dataset
 from learnmax_jax.replay.dataset import Dataset
 from learnmax_jax.types import Batch
@@ -148,6 +150,7 @@ class Examiner:
         entropy = -np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-12)), 0.0).sum(axis=1)
         figures: dict[str, Any] = {
             "encode_frames_per_second": speed,
+            "bits_a_frame": codes[0].size * math.log2(self.num_codes),
             "test_pixel_error": float(np.sqrt(((true - decoded) ** 2).mean())),
             "test_foreground_error": prediction.foreground_error(true, decoded, mask),
             "test_codes_used": float((counts > 0).sum(axis=1).mean()),
@@ -215,7 +218,10 @@ class Examiner:
         moved = rolled.codes != np.concatenate([rolled.last_codes[:, None], rolled.codes[:, :-1]], axis=1)
         moved = moved.any(axis=(-2, -1))
         imagined, seen = (x[:, 0].mean(axis=1) for x in (rolled.latents, rolled.forced_latents))
+        scale, rank = scale_and_rank(self.agent.world_model.code_table(train.model))
         figures: dict[str, Any] = {
+            "code_input_scale": float(scale.mean()),
+            "code_input_rank": float(rank.mean()),
             "shuffled_action_ratio": float(
                 shuffled[:count][moved].mean() / max(rolled.forced_nats[moved].mean(), 1e-9)
             ),

@@ -4,10 +4,10 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
+from learnmax_jax.measures.rollout import roll_out
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Batch
 
@@ -31,28 +31,14 @@ def imagine(
     Returns:
       Frames `[B, K, H, W, C]` in 0..255: actual, reconstructed from their own codes, predicted.
     """
-    length = context_frames + unroll_steps
-    observation = batch.rows.observation[:, :length]
-    shape = observation.shape
-    codes = world_model.tokenise(params, observation.reshape(-1, *shape[2:]))
-    codes = codes.reshape(*shape[:2], *codes.shape[1:])
-    action, first = batch.rows.action[:, :length], batch.rows.first[:, :length]
-    unknown = jnp.full_like(action[:, :1], world_model.num_actions)
-    led_here = jnp.where(first, world_model.num_actions, jnp.concatenate([unknown, action[:, :-1]], axis=1))
-    seen = slice(0, context_frames)
-    context, latents = world_model.context(
-        params, codes[:, seen], led_here[:, seen], first[:, seen], capacity=context_frames
-    )
-    node = world_model.root(latents[:, -1], codes[:, context_frames - 1], max_depth=unroll_steps)
-    taken = action[:, context_frames - 1 : length - 1]
-    _, _, outcome = world_model.unroll(params, context, node, taken, None)
-    predicted = jnp.argmax(outcome.code_logits, axis=-1)
+    rolled = roll_out(params, batch, world_model=world_model, context_frames=context_frames, unroll_steps=unroll_steps)
 
     def decode(codes: Array) -> Array:
         frames = world_model.decode(params, codes.reshape(-1, *codes.shape[2:]))
         return frames.reshape(*codes.shape[:2], *frames.shape[1:])
 
-    return observation[:, context_frames:], decode(codes[:, context_frames:]), decode(predicted)
+    actual = batch.rows.observation[:, context_frames : context_frames + unroll_steps]
+    return actual, decode(rolled.codes), decode(rolled.predicted)
 
 
 def draw_strip(rows: Sequence[Array], captions: Sequence[str]) -> Image.Image:

@@ -183,12 +183,16 @@ def _loop(
         stop.set_at_stake(True)
         update += 1
         last = update == total
-        if update % section.report_every_updates == 0 or last or stop.requested:
+        saves = update % section.checkpoint_every_updates == 0 or last or stop.requested
+        reports = update % section.report_every_updates == 0 or last or stop.requested
+        # Read before anything is made of the state: no checkpoint of a NaN.
+        if saves or reports:
             told = jax.device_get(told)
             if not all(told[name] for name in ("model_finite", "tokenizer_finite") if name in told):
                 raise postmortem.fail(
                     workdir, update, suspects=jax.device_get(train), batch=batch, keys={"run": run_key}, metrics=told
                 )
+        if reports:
             now = time.monotonic()
             row = {
                 COUNTER: update,
@@ -207,7 +211,7 @@ def _loop(
             left = (total - update) / row["updates_per_second"]
             loss = row.get("loss", row.get("tokenizer_loss"))
             print(f"{update:,} of {total:,} updates, loss {loss:.4g}, {left:,.0f} s left", flush=True)
-        if update % section.checkpoint_every_updates == 0 or last or stop.requested:
+        if saves:
             checkpoints.save(workdir / "checkpoints", update, {"train": train}, {}, keep=agent.config.checkpoint.keep)
             if stop.requested and not last:
                 raise lifecycle.Preempted(f"saved update {update} in {workdir}; the same command continues")

@@ -5,9 +5,7 @@
 """
 
 import dataclasses
-import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 
 import jax
 
-from learnmax_jax import config, lifecycle, metrics, pretrain, recording
+from learnmax_jax import config, lifecycle, metrics, pretrain, recording, results
 
 CONFIG = "configs/pretrain.py"
 
@@ -336,7 +334,7 @@ def run(
             "command": f"python -m experiments.pretrain --data={data / source} --workdir={folder} {given}",
             "figures": _figures(folder, settings),
         }
-        _merge(out / f"{name}.jsonl", result)
+        results.put(out / f"{name}.jsonl", result, known_by=("row", "seed"))
         write_markdown(name, out)
         write_page(out)
     return lifecycle.DONE
@@ -356,18 +354,18 @@ def record(name: str, data: pathlib.Path, stop: lifecycle.StopWatcher) -> None:
 
 def write_markdown(name: str, out: pathlib.Path) -> None:
     """Writes `<out>/<name>.md`: means over seeds, from the lines of `run`."""
-    table, lines = TABLES[name], [json.loads(line) for line in (out / f"{name}.jsonl").read_text().splitlines()]
-    header = ["", "seeds", *table.columns]
-    text = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    table, lines = TABLES[name], results.read(out / f"{name}.jsonl")
+    rows = []
     for row in table.rows:
         runs = [line["figures"] for line in lines if line["row"] == row]
         if runs:
             cells = [_cell([figures.get(column) for figures in runs]) for column in table.columns.values()]
-            text.append(f"| {row} | {len(runs)} | {' | '.join(cells)} |")
+            rows.append([row, str(len(runs)), *cells])
     # What a command line added to every row belongs to the command.
     added = sorted(set.intersection(*(set(line["set"]) for line in lines)))
     command = " ".join([f"python -m experiments.tables --table={name}", *(f"--set={item}" for item in added)])
-    (out / f"{name}.md").write_text(f"## {table.title}\n\n`{command}`\n\n" + "\n".join(text) + "\n")
+    text = results.markdown(["", "seeds", *table.columns], rows)
+    (out / f"{name}.md").write_text(f"## {table.title}\n\n`{command}`\n\n{text}")
 
 
 def write_page(out: pathlib.Path) -> None:
@@ -384,25 +382,11 @@ def _figures(folder: pathlib.Path, settings: config.Settings) -> dict[str, Any]:
     """The last examination's figures, and what follows from the settings."""
     history = metrics.read_rows(folder / "metrics.jsonl")
     right = [row["num_updates"] for row in history if row.get("accuracy_1", 0.0) >= 0.99]
-    section = settings.tokenizer
-    grid = 84 // section.patch_size
-    tokens = {"frame": 1, "grid": 1, "patch": grid**2, "anchor": 1 + grid**2}[section.layout]
     speeds = [row["updates_per_second"] for row in history if row["num_updates"] <= settings.pretrain.tokenizer_updates]
     return history[-1] | {
         "updates_to_99": min(right, default=None),
-        "bits_a_frame": tokens * section.num_groups * math.log2(section.num_codes),
         "train_frames_per_second": max(speeds, default=0.0) * settings.tokenizer_learner.batch_size,
     }
-
-
-def _merge(path: pathlib.Path, result: dict[str, Any]) -> None:
-    """Puts a run's line in the place of an older one of the same row and seed."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    lines = [line for line in lines if (line["row"], line["seed"]) != (result["row"], result["seed"])] + [result]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(path.name + ".tmp")
-    writing.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(writing, path)
 
 
 def _cell(values: Sequence[float | None]) -> str:

@@ -8,8 +8,6 @@ them, of all environments together. What was run before is not run again.
 """
 
 import dataclasses
-import json
-import os
 import pathlib
 import statistics
 import time
@@ -22,7 +20,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from learnmax_jax import agent as agents
-from learnmax_jax import config, lifecycle, provenance
+from learnmax_jax import config, lifecycle, provenance, results
 from learnmax_jax.agent import Agent, State
 from learnmax_jax.types import Array
 
@@ -72,23 +70,26 @@ def run(
     Returns:
       Exit code.
     """
-    results = out / f"{table}.jsonl"
-    done = {(Cell(row["size"], row["kind"], row["search"]), row["seed"]) for row in read(results)}
+    path = out / f"{table}.jsonl"
+    done = {(Cell(row["size"], row["kind"], row["search"]), row["seed"]) for row in results.read(path)}
     missing = [(cell, seed) for cell in cells for seed in seeds if (cell, seed) not in done]
     begin, built = time.monotonic(), None
     for number, (cell, seed) in enumerate(missing):
         if stop.requested:
-            raise lifecycle.Preempted(f"{results}: the same command continues")
+            raise lifecycle.Preempted(f"{path}: the same command continues")
         if built is None or built[0] != cell:
             jax.clear_caches()  # programs of other cells
             settings = config.change(variant(cell.kind, cell.search), [("world.size", str(cell.size)), *overrides])
             built = cell, Solver(settings)
         figures = built[1].solve(seed)
         row = dataclasses.asdict(cell) | {"seed": seed} | figures
-        given = " ".join(f"--set={field}={value}" for field, value in overrides)
-        row["command"] = f"python -m experiments.worlds --table={table} {given}".strip()
-        append(results, row | {"versions": provenance.versions()})
-        write_markdown(table, results, out / f"{table}.md")
+        given = {"sizes": cell.size, "kinds": cell.kind, "searches": cell.search, "seeds": seed}
+        words = [f"--{name}={value}" for name, value in given.items()]
+        words += [f"--set={field}={value}" for field, value in overrides]
+        row["command"] = " ".join([f"python -m experiments.worlds --table={table}", *words])
+        known_by = ("size", "kind", "search", "seed")
+        results.put(path, row | {"versions": provenance.versions()}, known_by=known_by)
+        write_markdown(table, path, out / f"{table}.md")
         spent = time.monotonic() - begin
         left = spent / (number + 1) * (len(missing) - number - 1)
         shown = " ".join(f"{name}={value}" for name, value in row.items() if name not in ("command", "versions"))
@@ -180,41 +181,29 @@ def _learn(agent: Agent, state: State, transitions: Any, rng_key: Array) -> tupl
     return state, learned.finite
 
 
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a file; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def append(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Adds a line, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_text() if path.exists() else ""
-    writing = path.with_name(path.name + ".tmp")
-    writing.write_text(before + json.dumps(row) + "\n")
-    os.replace(writing, path)
-
-
-def write_markdown(table: str, results: pathlib.Path, path: pathlib.Path) -> None:
+def write_markdown(table: str, lines: pathlib.Path, path: pathlib.Path) -> None:
     """Writes one row for every size, kind and search."""
     by_cell: dict[Cell, list[dict[str, Any]]] = {}
-    for row in read(results):
-        by_cell.setdefault(Cell(row["size"], row["kind"], row["search"]), []).append(row)
+    for line in results.read(lines):
+        by_cell.setdefault(Cell(line["size"], line["kind"], line["search"]), []).append(line)
     header = ("size", "exploration", "search", "solved", "steps to solve", "steps to find", "steps at most")
-    text = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    rows = []
     for cell in sorted(by_cell, key=dataclasses.astuple):
-        rows = by_cell[cell]
-        solved = [row["steps_to_solve"] for row in rows if row["steps_to_solve"] is not None]
-        cells = (
-            str(cell.size),
-            cell.kind,
-            cell.search,
-            f"{len(solved)} of {len(rows)}",
-            _spread([row["steps_to_solve"] for row in rows]),
-            _spread([row["steps_to_find"] for row in rows]),
-            f"{max(row['num_env_steps'] for row in rows):,}",
+        runs = by_cell[cell]
+        solved = [run["steps_to_solve"] for run in runs if run["steps_to_solve"] is not None]
+        rows.append(
+            (
+                str(cell.size),
+                cell.kind,
+                cell.search,
+                f"{len(solved)} of {len(runs)}",
+                _spread([run["steps_to_solve"] for run in runs]),
+                _spread([run["steps_to_find"] for run in runs]),
+                f"{max(run['num_env_steps'] for run in runs):,}",
+            )
         )
-        text.append(f"| {' | '.join(cells)} |")
-    path.write_text(f"## {table}: environment steps, median (least to most)\n\n" + "\n".join(text) + "\n")
+    text = results.markdown(header, rows)
+    path.write_text(f"## {table}: environment steps, median (least to most)\n\n{text}")
 
 
 def _spread(steps: Sequence[int | None]) -> str:

@@ -1,8 +1,10 @@
 """Pretraining on a recorded world: it learns, resumes exactly, refuses what does not fit, and zuma goes on from it."""
 
 import pathlib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -138,3 +140,21 @@ def test_a_run_starts_from_the_result(finished: pathlib.Path, tmp_path: pathlib.
 def test_the_command_refuses_in_one_line(tmp_path: pathlib.Path) -> None:
     ended = runs.finish(runs.start("pretrain", f"--data={tmp_path}", f"--workdir={tmp_path / 'x'}"))
     assert ended.code == 2 and "holds no records" in ended.errors and ended.errors.count("\n") == 1
+
+
+def test_f14_no_checkpoint_of_a_nan(
+    data: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(agent: agents.Agent) -> tuple[pretrain.Update, pretrain.Update]:
+        def update(state: Any, batch: Any, frames: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+            told = {"tokenizer_finite": jnp.zeros((), bool), "tokenizer_loss": jnp.zeros(())}
+            return state.replace(network=jax.tree.map(lambda x: x * jnp.nan, state.network)), told
+
+        return update, update
+
+    monkeypatch.setattr(pretrain, "updates", broken)
+    # It would be saved before it is reported.
+    given = settings(pretrain__checkpoint_every_updates="2", pretrain__report_every_updates="3")
+    with pytest.raises(lifecycle.NonFinite, match="step 2: network"):
+        run(given, data, tmp_path)
+    assert not checkpoints.steps(tmp_path / "checkpoints") and (tmp_path / "nan-2").is_dir()

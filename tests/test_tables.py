@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from learnmax_jax import config, lifecycle, tables
+from learnmax_jax import config, lifecycle, results, tables
 
 
 @pytest.mark.parametrize("name", tables.TABLES)
@@ -36,7 +36,7 @@ def line(row: str, seed: int, value: float | None, *, given: tuple[str, ...] = (
 def test_a_run_replaces_its_older_line_and_no_other(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "results" / "tokenizers.jsonl"
     for each in (line("a", 0, 0.1), line("a", 1, 0.2), line("a", 0, 0.3)):
-        tables._merge(path, each)
+        results.put(path, each, known_by=("row", "seed"))
     kept = [json.loads(text) for text in path.read_text().splitlines()]
     assert [(each["row"], each["seed"], each["figures"]["recall"]) for each in kept] == [("a", 1, 0.2), ("a", 0, 0.3)]
 
@@ -44,7 +44,8 @@ def test_a_run_replaces_its_older_line_and_no_other(tmp_path: pathlib.Path) -> N
 def test_a_table_holds_means_ranges_and_its_command(tmp_path: pathlib.Path) -> None:
     first, second = list(tables.TABLES["tokenizers"].rows)[:2]
     for each in (line(first, 0, 0.2), line(first, 1, 0.4), line(second, 0, None)):
-        tables._merge(tmp_path / "results" / "tokenizers.jsonl", each | {"set": ["x=1"]})
+        path = tmp_path / "results" / "tokenizers.jsonl"
+        results.put(path, each | {"set": ["x=1"]}, known_by=("row", "seed"))
     tables.write_markdown("tokenizers", tmp_path / "results")
     tables.write_page(tmp_path / "results")
     page = (tmp_path / "results.md").read_text()

@@ -66,7 +66,8 @@ def read(folder: Folder) -> Codes:
     shape = shape[1:]  # of one of the rooms' median frames
     height, width, channels = shape
     try:
-        tokenizer = make_tokenizer(observation_shape=(height, width, channels), **section)
+        growth = folder.settings.get("growth")
+        tokenizer = make_tokenizer(observation_shape=(height, width, channels), growth=growth, **section)
         example = jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
         like = jax.eval_shape(tokenizer.init, jax.eval_shape(lambda: jax.random.key(0)), example)
         restored = checkpoints.restore(path, like, part=_STATE)
