@@ -169,7 +169,7 @@ class Parts:
     init: Callable[[Array, Array], Params]
     encode: Callable[[Params, Array], Array]  # uint8 [B, H, W, C] -> [B, N, K]
     reconstruct: Callable[[Params, Array], Array]  # [B, N, G, D] -> [B, H, W, C] float32, about [0, 1]
-    token_error: Callable[[Array], Array]  # squared errors [B, H, W, C] -> mean over each token's pixels [B, N]
+    mean_by_code: Callable[[Array], Array]  # [B, H, W, C] -> mean over the pixels each code speaks of [B, N, G]
     quantizer: Quantizer
 
 
@@ -179,9 +179,10 @@ def network_parts(
     quantizer: Quantizer,
     observation_shape: tuple[int, int, int],
     *,
+    num_groups: int,
     raw: bool,
 ) -> Parts:
-    """Learned networks; `raw` hands the quantiser pixels instead of the encoder's output."""
+    """Learned networks for G groups; `raw` hands the quantiser pixels instead of the encoder's output."""
     tokens = num_tokens(encoder.layout, observation_shape, encoder.patch_size)
 
     def init(rng_key: Array, observation: Array) -> Params:
@@ -202,13 +203,15 @@ def network_parts(
     def reconstruct(params: Params, vectors: Array) -> Array:
         return decoder.apply(params["decoder"], vectors.reshape(*vectors.shape[:2], -1))
 
-    def token_error(squared: Array) -> Array:
-        whole = jnp.mean(squared, axis=(1, 2, 3))[:, None]
-        patches = jnp.swapaxes(jnp.mean(to_patches(squared, encoder.patch_size), axis=-1), 0, 1)
-        by_layout = {"frame": whole, "grid": whole, "patch": patches}
-        return by_layout.get(encoder.layout, jnp.concatenate([whole, patches], axis=1))
+    def mean_by_code(pixels: Array) -> Array:
+        whole = jnp.mean(pixels, axis=(1, 2, 3))[:, None]
+        patches = jnp.mean(to_patches(pixels, encoder.patch_size), axis=-1).T
+        if encoder.layout == "grid":
+            return jnp.repeat(patches, num_groups // patches.shape[1], axis=1)[:, None]
+        by_layout = {"frame": whole, "patch": patches, "anchor": jnp.concatenate([whole, patches], axis=1)}
+        return jnp.repeat(by_layout[encoder.layout][..., None], num_groups, axis=2)
 
-    return Parts(observation_shape, init, encode, reconstruct, token_error, quantizer)
+    return Parts(observation_shape, init, encode, reconstruct, mean_by_code, quantizer)
 
 
 def identity_parts(observation_shape: tuple[int, int, int], quantizer: Quantizer, num_codes: int) -> Parts:
@@ -223,10 +226,10 @@ def identity_parts(observation_shape: tuple[int, int, int], quantizer: Quantizer
         integers = vectors @ jnp.arange(num_codes, dtype=jnp.float32)
         return integers.reshape(-1, *observation_shape) / 255.0
 
-    def token_error(squared: Array) -> Array:
-        return jnp.mean(squared, axis=(1, 2, 3))[:, None]
+    def mean_by_code(pixels: Array) -> Array:
+        return pixels.reshape(pixels.shape[0], 1, -1)
 
-    return Parts(observation_shape, lambda rng_key, observation: {}, encode, reconstruct, token_error, quantizer)
+    return Parts(observation_shape, lambda rng_key, observation: {}, encode, reconstruct, mean_by_code, quantizer)
 
 
 def _scale(observation: Array) -> Array:

@@ -229,6 +229,7 @@ def make_tokenizer(
             autoencoder.Decoder(observation_shape=observation_shape, **sizes),
             quantise_with(input_dim=input_dim),
             observation_shape,
+            num_groups=num_groups,
             raw=quantizer in quantizers.RAW_KINDS,
         )
     return Tokenizer(
@@ -288,7 +289,8 @@ def tokenizer_loss(
     squared = (parts.reconstruct(params, quantised.vectors) - pixels / 255.0) ** 2
     room, share = medians.assign(state.medians, observation, threshold=motion_threshold)
     off = jnp.abs(pixels - state.medians.frames[room]) > motion_threshold
-    reconstruction = jnp.mean(motion_weights(off, motion_weight=motion_weight) * squared)
+    weights = motion_weights(off, motion_weight=motion_weight)
+    reconstruction = jnp.mean(weights * squared)
     loss = reconstruction + quantised.loss
     foreground = jnp.sum(squared * off) / jnp.maximum(jnp.sum(off), 1)
     few = max(1, observation.shape[0] // 4)  # enough for a metric that costs a forward pass
@@ -303,9 +305,12 @@ def tokenizer_loss(
         "code_drift": jnp.mean(quantised.codes[:few] != _tokenise(parts, state, observation[:few])),
     }
     aux = {
-        "encoding": quantised.encoding,
-        "codes": quantised.codes,
-        "error": jax.lax.stop_gradient(parts.token_error(squared)),
+        "seen": quantizers.Seen(
+            encoding=quantised.encoding,
+            codes=quantised.codes,
+            error=jax.lax.stop_gradient(parts.mean_by_code(squared)),
+            weight=parts.mean_by_code(weights),
+        ),
         "votes": medians.vote(state.medians, observation, room, share),
     }
     return loss, (aux, jax.lax.stop_gradient(metrics))
@@ -353,7 +358,7 @@ def _update(
 ) -> TokenizerState:
     """All that learns without a gradient: codebook, median frames, slow copy."""
     quantizer_params, quantizer = parts.quantizer.update(
-        new_params["quantizer"], state.quantizer, aux["encoding"], aux["codes"], aux["error"], rng_key
+        new_params["quantizer"], state.quantizer, aux["seen"], rng_key
     )
     params = {**new_params, "quantizer": quantizer_params}
     # The first update only copies: what lies before the k-means start is noise.

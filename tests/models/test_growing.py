@@ -28,8 +28,8 @@ def learner(quantizer: Quantizer) -> Callable[..., tuple[QuantizerState, np.ndar
     @jax.jit
     def step(state: QuantizerState, points: jax.Array, error: float) -> tuple[QuantizerState, jax.Array]:
         quantised = quantizer.quantise({}, state, points[:, None])
-        errors = jnp.full((points.shape[0], 1), error)
-        _, state = quantizer.update({}, state, quantised.encoding, quantised.codes, errors, jax.random.key(0))
+        seen = test_quantizers.seen(quantised)
+        _, state = quantizer.update({}, state, seen.replace(error=seen.error + error), jax.random.key(0))
         return state, quantised.codes[:, 0, 0]
 
     return step

@@ -220,7 +220,7 @@ def test_n03_codes_are_those_before_the_update(trained: tuple[Tokenizer, Tokeniz
     tokenizer, state, frames = trained
     _, (aux, _) = tokenizer.loss(state.params, state, jax.random.key(0), frames)
     online = state.replace(slow_params=state.params, slow_quantizer=state.quantizer)
-    np.testing.assert_array_equal(aux["codes"], tokenizer.tokenise(online, frames))
+    np.testing.assert_array_equal(aux["seen"].codes, tokenizer.tokenise(online, frames))
     new = tokenizer.update(state, state.params, aux, jax.random.key(1))
     assert not np.array_equal(new.quantizer.codebook, state.quantizer.codebook)
     # Usage moved by this batch's codes alone, save for revived ones.

@@ -22,6 +22,7 @@ from learnmax_jax.models.quantizers import fsq, growing, identity, random_projec
 from learnmax_jax.models.quantizers.codes import (
     Quantised,
     QuantizerState,
+    Seen,
     codes_used,
     empty_state,
     on_space,
@@ -41,15 +42,14 @@ class Quantizer:
     Attributes:
       init: rng_key -> (params, QuantizerState).
       quantise: (params, state, encoding `[B, N, K]`) -> Quantised; K = G D save for random and identity.
-      update: (params, state, encoding `[B, N, G, D]`, codes `[B, N, G]`, error `[B, N]`, rng_key) -> (params, state);
-        `error` is the mean squared reconstruction error of each token's pixels, of frames in [0, 1].
+      update: (params, state, Seen, rng_key) -> (params, state).
       code_vectors: (params, state) -> `[G, V, D]` float32.
       codes_used: state -> float32, codes in use, mean over groups.
     """
 
     init: Callable[[Array], tuple[Params, QuantizerState]]
     quantise: Callable[[Params, QuantizerState, Array], Quantised]
-    update: Callable[[Params, QuantizerState, Array, Array, Array, Array], tuple[Params, QuantizerState]]
+    update: Callable[[Params, QuantizerState, Seen, Array], tuple[Params, QuantizerState]]
     code_vectors: Callable[[Params, QuantizerState], Array]
     codes_used: Callable[[QuantizerState], Array]
 
@@ -83,7 +83,7 @@ def make_quantizer(
       codebook_decay: of the running means, an update; reached step by step from the first.
       kmeans_iterations: Lloyd steps on the first update's encodings, which start the codebook.
       revive_below: a code is dead where its usage is under this share of even usage.
-      revive_limit: dead codes moved onto encodings of the batch, at most, a group and update.
+      revive_limit: dead codes moved onto badly quantised encodings of the batch, at most, a group and update.
       revive_warmup: updates during which `revive_limit` does not hold.
       growth: of growing only: distance and error, above both of which a patch becomes a code (root mean square over
         its pixels, grey levels), and limit, codes added in an update.
@@ -92,7 +92,7 @@ def make_quantizer(
     """
     shape = (num_groups, num_codes, code_dim)
     by_usage = partial(codes_used, used_from=revive_below)
-    usage_update = _without_error(partial(update_usage, decay=codebook_decay))
+    usage_update = partial(update_usage, decay=codebook_decay)
     if kind == "fsq":
         levels = fsq.num_levels(num_codes, code_dim)
         return Quantizer(
@@ -106,7 +106,7 @@ def make_quantizer(
         return Quantizer(
             init=partial(random_projection.init, shape=shape, input_dim=input_dim),
             quantise=random_projection.quantise,
-            update=_without_error(partial(random_projection.update, decay=codebook_decay)),
+            update=partial(random_projection.update, decay=codebook_decay),
             code_vectors=lambda params, state: state.codebook,
             codes_used=by_usage,
         )
@@ -145,25 +145,16 @@ def make_quantizer(
     return Quantizer(
         init=partial(vq.init, shape=shape, distance=distance, by_gradient=by_gradient),
         quantise=partial(vq.quantise, distance=distance, commitment=commitment, by_gradient=by_gradient),
-        update=_without_error(
-            partial(
-                vq.update,
-                distance=distance,
-                decay=codebook_decay,
-                kmeans_iterations=kmeans_iterations,
-                revive_below=revive_below,
-                revive_limit=revive_limit,
-                revive_warmup=revive_warmup,
-                by_gradient=by_gradient,
-            )
+        update=partial(
+            vq.update,
+            distance=distance,
+            decay=codebook_decay,
+            kmeans_iterations=kmeans_iterations,
+            revive_below=revive_below,
+            revive_limit=revive_limit,
+            revive_warmup=revive_warmup,
+            by_gradient=by_gradient,
         ),
         code_vectors=lambda params, state: on_space(params["codebook"] if by_gradient else state.codebook, distance),
         codes_used=by_usage,
     )
-
-
-def _without_error(
-    update: Callable[..., tuple[Params, QuantizerState]],
-) -> Callable[..., tuple[Params, QuantizerState]]:
-    """For the kinds that do not ask how well a token is shown."""
-    return lambda params, state, encoding, codes, error, rng_key: update(params, state, encoding, codes, rng_key)

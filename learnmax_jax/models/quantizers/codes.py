@@ -16,8 +16,8 @@ class QuantizerState:
       codebook: `[G, V, D]` float32 (vq_ema, random); int16 pixels, -1 where there is no code yet (growing).
       projection: `[G, K, D]` float32, frozen (random).
       centre: `[G, D]` float32, mean projection at the first update, frozen (random).
-      usage: `[G, V]` float32, running mean of the times a code is chosen in one update.
-      sums: `[G, V, D]` float32, running mean of the sum of encodings a code is chosen for (vq_ema).
+      usage: `[G, V]` float32, running mean of the times a code is chosen in one update, each as its `Seen.weight`.
+      sums: `[G, V, D]` float32, running mean of the weighted sum of encodings a code is chosen for (vq_ema).
       num_updates: int32.
     """
 
@@ -45,6 +45,22 @@ class Quantised:
     codes: Array
     encoding: Array
     loss: Array
+
+
+@struct.dataclass
+class Seen:
+    """What a batch tells the quantiser's `update`; no gradient.
+
+    Attributes:
+      encoding: `[B, N, G, D]`, codes: `[B, N, G]`, of `Quantised`.
+      error: `[B, N, G]` float32, mean squared reconstruction error of the pixels a code speaks of, of frames in [0, 1].
+      weight: `[B, N, G]` float32, mean weight of those pixels in the reconstruction's loss; 1 where all count alike.
+    """
+
+    encoding: Array
+    codes: Array
+    error: Array
+    weight: Array
 
 
 @jax.custom_vjp
@@ -107,9 +123,9 @@ def on_space(vectors: Array, distance: str) -> Array:
     return normalise(vectors) if distance == "cosine" else vectors
 
 
-def count(points: Array, codes: Array, num_codes: int) -> tuple[Array, Array]:
-    """How often each code was chosen, `[G, V]`, and the sum of the points it was chosen for, `[G, V, D]`."""
-    chosen = jax.nn.one_hot(codes, num_codes, dtype=jnp.float32)
+def count(points: Array, codes: Array, weight: Array, num_codes: int) -> tuple[Array, Array]:
+    """How often each code was chosen, `[G, V]`, and the sum of the points it was chosen for, `[G, V, D]`; weighted."""
+    chosen = jax.nn.one_hot(codes, num_codes, dtype=jnp.float32) * weight[..., None]
     sums = jnp.einsum("mgv,mgd->gvd", chosen, points, precision=jax.lax.Precision.HIGHEST)
     return jnp.sum(chosen, axis=0), sums
 
@@ -127,11 +143,11 @@ def empty_state(shape: tuple[int, int, int]) -> QuantizerState:
 
 
 def update_usage(
-    params: Params, state: QuantizerState, encoding: Array, codes: Array, rng_key: Array, *, decay: float
+    params: Params, state: QuantizerState, seen: Seen, rng_key: Array, *, decay: float
 ) -> tuple[Params, QuantizerState]:
     """For the kinds that only watch which codes are used."""
-    del encoding, rng_key
-    num_groups, num_codes = state.usage.shape
-    counts = jnp.sum(jax.nn.one_hot(codes.reshape(-1, num_groups), num_codes, dtype=jnp.float32), axis=0)
+    del rng_key
+    chosen = jax.nn.one_hot(seen.codes, state.usage.shape[1], dtype=jnp.float32) * seen.weight[..., None]
+    counts = jnp.sum(chosen, axis=(0, 1))
     usage = jnp.where(state.num_updates == 0, counts, decay * state.usage + (1.0 - decay) * counts)
     return params, state.replace(usage=usage, num_updates=state.num_updates + 1)

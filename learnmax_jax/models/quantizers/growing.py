@@ -15,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from learnmax_jax.models.quantizers.codes import Quantised, QuantizerState, empty_state, look_up, update_usage
+from learnmax_jax.models.quantizers.codes import Quantised, QuantizerState, Seen, empty_state, look_up, update_usage
 from learnmax_jax.types import Array, Params
 
 
@@ -54,9 +54,7 @@ def quantise(params: Params, state: QuantizerState, encoding: Array) -> Quantise
 def update(
     params: Params,
     state: QuantizerState,
-    encoding: Array,
-    codes: Array,
-    error: Array,
+    seen: Seen,
     rng_key: Array,
     *,
     decay: float,
@@ -69,18 +67,16 @@ def update(
     Args:
       params: none. rng_key: not used.
       state: the quantiser's.
-      encoding: `[B, N, 1, D]` float32 in [0, 1], patches.
-      codes: `[B, N, 1]` int32, of `quantise`; counted in `usage`.
-      error: `[B, N]` float32, mean squared reconstruction error of each patch, of frames in [0, 1].
+      seen: encodings are patches in [0, 1]; codes are counted in `usage`.
       decay: of the usage, an update.
       distance: root mean square difference from the nearest code above which a patch is new, in [0, 1].
       error_above: root mean square reconstruction error above which it is badly shown, in [0, 1].
       limit: codes added in an update.
     """
-    points = encoding.reshape(-1, encoding.shape[-1])
-    badly_shown = error.reshape(-1) > error_above**2
+    points = seen.encoding.reshape(-1, seen.encoding.shape[-1])
+    badly_shown = seen.error.reshape(-1) > error_above**2
     num_codes = state.codebook.shape[1]
-    nearest = look_up(code_vectors(state), codes).reshape(points.shape)
+    nearest = look_up(code_vectors(state), seen.codes).reshape(points.shape)
     squared = jnp.mean((points - nearest) ** 2, axis=-1)
     squared = jnp.where(_is_code(state.codebook).any(), squared, jnp.inf)
 
@@ -97,7 +93,7 @@ def update(
         return codebook, jnp.where(adds, jnp.minimum(squared, to_new), squared)
 
     codebook, _ = jax.lax.fori_loop(0, limit, add, (state.codebook, squared))
-    return update_usage(params, state.replace(codebook=codebook), encoding, codes, rng_key, decay=decay)
+    return update_usage(params, state.replace(codebook=codebook), seen, rng_key, decay=decay)
 
 
 def _is_code(codebook: Array) -> Array:

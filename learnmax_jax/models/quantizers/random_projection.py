@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from learnmax_jax.models.quantizers.codes import (
     Quantised,
     QuantizerState,
+    Seen,
     empty_state,
     look_up,
     nearest,
@@ -42,8 +43,8 @@ def quantise(params: Params, state: QuantizerState, encoding: Array) -> Quantise
 
 
 def update(
-    params: Params, state: QuantizerState, encoding: Array, codes: Array, rng_key: Array, *, decay: float
+    params: Params, state: QuantizerState, seen: Seen, rng_key: Array, *, decay: float
 ) -> tuple[Params, QuantizerState]:
     """Sets the centre at the first update; else only watches which codes are used."""
-    centre = jnp.where(state.num_updates == 0, jnp.mean(encoding, axis=(0, 1)), state.centre)
-    return update_usage(params, state.replace(centre=centre), encoding, codes, rng_key, decay=decay)
+    centre = jnp.where(state.num_updates == 0, jnp.mean(seen.encoding, axis=(0, 1)), state.centre)
+    return update_usage(params, state.replace(centre=centre), seen, rng_key, decay=decay)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from learnmax_jax.models.quantizers.codes import (
     Quantised,
     QuantizerState,
+    Seen,
     count,
     empty_state,
     look_up,
@@ -21,27 +22,39 @@ from learnmax_jax.models.quantizers.codes import (
 from learnmax_jax.types import Array, Params
 
 
-def kmeans(points: Array, rng_key: Array, *, num_codes: int, num_iterations: int, distance: str) -> Array:
-    """Lloyd's algorithm from random points, `[M, G, D]` -> `[G, V, D]`; an empty cluster keeps its place."""
-    centres = _draw_points(points, rng_key, num_codes)
+# A dead code moves onto encodings this many times farther from their code than is typical (squared). Nearer ones have
+# theirs: two would trade places, and every copy of the tokenizer would speak of other codes.
+_FAR = 2.0
+
+
+def kmeans(points: Array, weight: Array, rng_key: Array, *, num_codes: int, num_iterations: int, distance: str) -> Array:
+    """Lloyd's algorithm, points `[M, G, D]` of weight `[M, G]` -> `[G, V, D]`; an empty cluster keeps its place."""
+    centres, _ = draw_points(points, weight, rng_key, num_codes=num_codes)
 
     def step(_: int, centres: Array) -> Array:
-        counts, sums = count(points, nearest(points, centres), num_codes)
+        counts, sums = count(points, nearest(points, centres), weight, num_codes)
         means = on_space(sums / jnp.maximum(counts, 1.0)[..., None], distance)
         return jnp.where(counts[..., None] > 0.0, means, centres)
 
     return jax.lax.fori_loop(0, num_iterations, step, centres)
 
 
-def _draw_points(points: Array, rng_key: Array, num_codes: int) -> Array:
-    """V points for each group, `[M, G, D]` -> `[G, V, D]`; none twice where M >= V."""
-    num_points, num_groups, _ = points.shape
+def draw_points(points: Array, weight: Array, rng_key: Array, *, num_codes: int) -> tuple[Array, Array]:
+    """Draws V points for each group, likelier where the weight is larger; none twice where there are V of them.
 
-    def draw(key: Array) -> Array:
-        return jnp.resize(jax.random.permutation(key, num_points), (num_codes,))
-
-    rows = jax.vmap(draw)(jax.random.split(rng_key, num_groups))
-    return points[rows, jnp.arange(num_groups)[:, None]]
+    Args:
+      points: `[M, G, D]`. weight: `[M, G]`, 0 or more.
+      rng_key: key.
+      num_codes: V.
+    Returns:
+      points `[G, V, D]`, and whether each had any weight, `[G, V]` bool; those that had come first.
+    """
+    # Gumbel's trick: the largest of log weight + noise are a draw without replacement.
+    scores = jnp.log(weight) + jax.random.gumbel(rng_key, weight.shape)
+    scores, rows = jax.lax.top_k(scores.T, min(num_codes, points.shape[0]))
+    rows = jnp.resize(rows.T, (num_codes, rows.shape[0])).T
+    scores = jnp.resize(scores.T, (num_codes, scores.shape[0])).T
+    return points[rows, jnp.arange(points.shape[1])[:, None]], scores > -jnp.inf
 
 
 def init(
@@ -74,8 +87,7 @@ def quantise(
 def update(
     params: Params,
     state: QuantizerState,
-    encoding: Array,
-    codes: Array,
+    seen: Seen,
     rng_key: Array,
     *,
     distance: str,
@@ -88,6 +100,11 @@ def update(
 ) -> tuple[Params, QuantizerState]:
     """Starts the codebook by k-means, afterwards decays every running mean and revives dead codes.
 
+    Every encoding counts as the pixels it speaks of do in the reconstruction: else the still
+    background, in nearly all frames, leaves a moving thing too few codes.
+    A dead code moves onto an encoding drawn by its squared distance from its code, as k-means++ does
+    (Arthur & Vassilvitskii 2007): one drawn evenly would mostly be background again, and dead again.
+
     The decay grows to its full value over the first updates, (1 + t) / (10 + t): a slow
     codebook loses a young encoder, which moves all its encodings at once, and they fall
     to one code; a fast one would keep codes changing for good.
@@ -95,35 +112,42 @@ def update(
     grown_decay = jnp.minimum(decay, (1.0 + state.num_updates) / (10.0 + state.num_updates))
     start_key, revive_key = jax.random.split(rng_key)
     num_groups, num_codes = state.usage.shape
-    points = encoding.reshape(-1, *encoding.shape[2:])
-    codes = codes.reshape(-1, num_groups)
+    points = seen.encoding.reshape(-1, *seen.encoding.shape[2:])
+    codes, weight = (x.reshape(-1, num_groups) for x in (seen.codes, seen.weight))
     old = params["codebook"] if by_gradient else state.codebook
 
-    def start() -> tuple[Array, Array, Array]:
-        codebook = kmeans(points, start_key, num_codes=num_codes, num_iterations=kmeans_iterations, distance=distance)
-        counts, sums = count(points, nearest(points, codebook), num_codes)
-        return codebook, counts, jnp.zeros_like(sums) if by_gradient else sums
+    def start() -> tuple[Array, Array, Array, Array]:
+        codebook = kmeans(points, weight, start_key, num_codes=num_codes, num_iterations=kmeans_iterations, distance=distance)
+        chosen = nearest(points, codebook)
+        counts, sums = count(points, chosen, weight, num_codes)
+        return codebook, chosen, counts, jnp.zeros_like(sums) if by_gradient else sums
 
-    def follow() -> tuple[Array, Array, Array]:
-        counts, sums = count(points, codes, num_codes)
+    def follow() -> tuple[Array, Array, Array, Array]:
+        counts, sums = count(points, codes, weight, num_codes)
         usage = grown_decay * state.usage + (1.0 - grown_decay) * counts
         if by_gradient:
-            return old, usage, jnp.zeros_like(sums)
+            return old, codes, usage, jnp.zeros_like(sums)
         sums = grown_decay * state.sums + (1.0 - grown_decay) * sums
         # A code nobody ever chose has no mean: it stays where it is.
         means = on_space(sums / jnp.maximum(usage, 1e-12)[..., None], distance)
-        return jnp.where(usage[..., None] > 1e-12, means, old), usage, sums
+        return jnp.where(usage[..., None] > 1e-12, means, old), codes, usage, sums
 
-    codebook, usage, sums = jax.lax.cond(state.num_updates == 0, start, follow)
+    codebook, chosen, usage, sums = jax.lax.cond(state.num_updates == 0, start, follow)
 
-    # Dead codes move onto encodings of this batch and forget what they were.
-    even_usage = points.shape[0] / num_codes
+    # Dead codes forget what they were.
+    even_usage = jnp.sum(weight, axis=0)[:, None] / num_codes
     limit = jnp.where(state.num_updates < revive_warmup, num_codes, revive_limit)
     rank = jnp.argsort(jnp.argsort(usage, axis=-1), axis=-1)  # 0 for the least used
     dead = (usage < revive_below * even_usage) & (rank < limit)
-    codebook = jnp.where(dead[..., None], _draw_points(points, revive_key, num_codes), codebook)
+    off = jnp.sum((points - look_up(codebook, chosen)) ** 2, axis=-1)
+    typical = jnp.sum(weight * off, axis=0) / jnp.maximum(jnp.sum(weight, axis=0), 1e-12)
+    off = jnp.where(off > _FAR * typical, off, 0.0)
+    drawn, is_off = draw_points(points, weight * off, revive_key, num_codes=num_codes)
+    drawn, is_off = jnp.take_along_axis(drawn, rank[..., None], axis=1), jnp.take_along_axis(is_off, rank, axis=1)
+    dead &= is_off
+    codebook = jnp.where(dead[..., None], drawn, codebook)
     usage = jnp.where(dead, even_usage, usage)
-    sums = jnp.where(dead[..., None], codebook * even_usage, sums)
+    sums = jnp.where(dead[..., None], codebook * even_usage[..., None], sums)
 
     state = state.replace(usage=usage, num_updates=state.num_updates + 1)
     if by_gradient:
