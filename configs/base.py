@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
                 "channel_hidden": 128,
                 "motion_weight": 30.0,  # a moving pixel counts 31 still ones; else the player is lost
                 "motion_threshold": 20.0,  # grey levels off the room's median frame
+                "background": "median",  # codes speak of what moves, one more names the room: measured
                 "num_medians": 32,  # rooms; the first level has 24
                 "new_median_share": 0.3,  # of the pixels; within a room it is a few percent
                 "median_step": 0.1,  # grey levels an update

@@ -158,6 +158,7 @@ FIELDS: Mapping[str, Field] = {
     "tokenizer.layout": choice("frame", "grid", "patch", "anchor"),
     "tokenizer.quantizer": choice("vq_ema", "vq_grad", "fsq", "random", "growing", "identity"),
     "tokenizer.distance": choice("cosine", "l2"),
+    "tokenizer.background": choice("none", "median"),
     "tokenizer.num_groups": count("code groups a token"),
     "tokenizer.num_codes": count("codes a group", "[2, 65536]"),
     "tokenizer.code_dim": count("numbers a code"),

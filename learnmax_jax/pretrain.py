@@ -12,10 +12,12 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnmax_jax import agent as agents
 from learnmax_jax import (
@@ -30,6 +32,7 @@ from learnmax_jax import (
     starting,
 )
 from learnmax_jax.agent import Agent
+from learnmax_jax.exploration import counts
 from learnmax_jax.learning.learner import TrainState
 from learnmax_jax.replay import dataset
 from learnmax_jax.replay.dataset import Dataset
@@ -79,6 +82,7 @@ def run(settings: config.Settings, *, data: pathlib.Path, workdir: pathlib.Path,
                 batch_size=settings.learner.batch_size,
                 sequence_length=settings.learner.sequence_length,
                 num_observations=settings.tokenizer_learner.batch_size,
+                shares=shares(settings, recorded),
                 update=update,
             )
             files.callback(loader.close)
@@ -127,6 +131,15 @@ def _load(folder: pathlib.Path, **settings: Any) -> Dataset:
     return recorded
 
 
+def shares(settings: config.Settings, recorded: Dataset) -> np.ndarray | None:
+    """How likely the tokenizer sees each training frame: as in `zuma`, by the counts' keys, or all alike."""
+    if "counts" not in settings:
+        return None
+    section = settings.counts
+    grid = {name: section[name] for name in ("grid_height", "grid_width", "num_levels")}
+    return dataset.rarity(recorded, jax.jit(partial(counts.keys, **grid)))
+
+
 def start(agent: Agent, workdir: pathlib.Path) -> tuple[TrainState, int]:
     """A fresh state, or the newest good checkpoint's, and the updates it has behind it."""
     restored = checkpoints.restore(workdir / "checkpoints", {"train": starting.spec(agent)})
@@ -140,7 +153,8 @@ def updates(agent: Agent) -> tuple[Update, Update]:
     """The compiled updates: of the tokenizer alone, and of the model (and of the tokenizer, if it goes on)."""
 
     def tokenizer_update(train: TrainState, batch: Batch, frames: Array, key: Array) -> tuple[TrainState, Metrics]:
-        del batch
+        if agent.config.tokenizer_learner.stream == "joint":
+            frames = batch.rows.observation.reshape(-1, *frames.shape[1:])
         return agent.update_tokenizer(train, frames, *jax.random.split(key))
 
     def model_update(train: TrainState, batch: Batch, frames: Array, key: Array) -> tuple[TrainState, Metrics]:

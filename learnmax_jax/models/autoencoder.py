@@ -167,8 +167,8 @@ class Parts:
 
     observation_shape: tuple[int, int, int]
     init: Callable[[Array, Array], Params]
-    encode: Callable[[Params, Array], Array]  # uint8 [B, H, W, C] -> [B, N, K]
-    reconstruct: Callable[[Params, Array], Array]  # [B, N, G, D] -> [B, H, W, C] float32, about [0, 1]
+    encode: Callable[[Params, Array, Array], Array]  # uint8, background in [0, 1], [B, H, W, C] -> [B, N, K]
+    reconstruct: Callable[[Params, Array, Array], Array]  # [B, N, G, D], background -> [B, H, W, C], about [0, 1]
     mean_by_code: Callable[[Array], Array]  # [B, H, W, C] -> mean over the pixels each code speaks of [B, N, G]
     quantizer: Quantizer
 
@@ -189,19 +189,19 @@ def network_parts(
         encoder_key, decoder_key = jax.random.split(rng_key)
         vectors = jnp.zeros((1, tokens, encoder.encoding_dim), jnp.float32)
         params = {"decoder": decoder.init(decoder_key, vectors)}
-        params["encoder"] = {} if raw else encoder.init(encoder_key, _scale(observation[:1]))
+        params["encoder"] = {} if raw else encoder.init(encoder_key, scale(observation[:1]))
         return params
 
-    def encode(params: Params, observation: Array) -> Array:
+    def encode(params: Params, observation: Array, background: Array) -> Array:
+        pixels = scale(observation) - background
         if not raw:
-            return encoder.apply(params["encoder"], _scale(observation))
-        pixels = _scale(observation)
+            return encoder.apply(params["encoder"], pixels)
         if encoder.layout == "frame":
             return pixels.reshape(pixels.shape[0], 1, -1)
         return jnp.swapaxes(to_patches(pixels, encoder.patch_size), 0, 1)
 
-    def reconstruct(params: Params, vectors: Array) -> Array:
-        return decoder.apply(params["decoder"], vectors.reshape(*vectors.shape[:2], -1))
+    def reconstruct(params: Params, vectors: Array, background: Array) -> Array:
+        return background + decoder.apply(params["decoder"], vectors.reshape(*vectors.shape[:2], -1))
 
     def mean_by_code(pixels: Array) -> Array:
         whole = jnp.mean(pixels, axis=(1, 2, 3))[:, None]
@@ -217,12 +217,12 @@ def network_parts(
 def identity_parts(observation_shape: tuple[int, int, int], quantizer: Quantizer, num_codes: int) -> Parts:
     """No networks: the observation's integers are the codes and the codes its integers."""
 
-    def encode(params: Params, observation: Array) -> Array:
-        del params
+    def encode(params: Params, observation: Array, background: Array) -> Array:
+        del params, background
         return observation.reshape(observation.shape[0], 1, -1)
 
-    def reconstruct(params: Params, vectors: Array) -> Array:
-        del params
+    def reconstruct(params: Params, vectors: Array, background: Array) -> Array:
+        del params, background
         integers = vectors @ jnp.arange(num_codes, dtype=jnp.float32)
         return integers.reshape(-1, *observation_shape) / 255.0
 
@@ -232,5 +232,6 @@ def identity_parts(observation_shape: tuple[int, int, int], quantizer: Quantizer
     return Parts(observation_shape, lambda rng_key, observation: {}, encode, reconstruct, mean_by_code, quantizer)
 
 
-def _scale(observation: Array) -> Array:
+def scale(observation: Array) -> Array:
+    """Grey levels 0..255 to float32 in [0, 1]."""
     return observation.astype(jnp.float32) / 255.0

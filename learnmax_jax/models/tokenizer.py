@@ -1,7 +1,8 @@
 """Frames to codes and back: encoder, quantiser, decoder, and the slow copy all readers use.
 
 A plain reconstruction loss learns the room and forgets the few pixels that move, so
-each pixel is weighted by whether it is off its room's running median frame. Codes drift while
+each pixel is weighted by whether it is off its room's running median frame. That frame may also be
+taken away first: the codes then speak of what moves, and one more code names the room. Codes drift while
 the tokenizer learns: play and dynamics read a slow copy (`tokenise`, `decode`,
 `code_vectors`); only `loss` sees the online one.
 """
@@ -20,8 +21,11 @@ from flax import struct
 
 from learnmax_jax.models import autoencoder, medians, quantizers
 from learnmax_jax.models.medians import Medians
-from learnmax_jax.models.quantizers.codes import look_up, perplexity
+from learnmax_jax.models.quantizers.codes import look_up, normalise, perplexity
 from learnmax_jax.types import Array, Metrics, Params
+
+
+BACKGROUNDS = ("none", "median")
 
 
 @struct.dataclass
@@ -51,7 +55,7 @@ class Tokenizer:
 
     Attributes:
       num_tokens: N, tokens a frame.
-      num_groups: G, codes a token.
+      num_groups: G, codes a token; with the room's, where the background is taken away.
       num_codes: V, codes a group.
       code_dim: D of a code vector.
       grid: (rows, columns) of the tokens that stand for patches, in reading order behind a whole-frame token if there
@@ -94,6 +98,7 @@ def make_tokenizer(
     channel_hidden: int,
     motion_weight: float,
     motion_threshold: float,
+    background: str,
     num_medians: int,
     new_median_share: float,
     median_step: float,
@@ -116,12 +121,14 @@ def make_tokenizer(
         D = patch_size^2 C) or identity (the observation's integers
         are the codes; layout frame, G = H W C, D = V; the sizes of the networks have no meaning then).
       distance: cosine or l2, between encodings and codes.
-      num_groups: G. num_codes: V. code_dim: D.
+      num_groups: G, without a room's. num_codes: V. code_dim: D.
       patch_size: side of a patch in pixels; divides H and W.
       width: channels of a patch. num_blocks: mixer blocks in the encoder, and in the decoder.
       token_hidden, channel_hidden: hidden units of the layers across patches and across channels.
       motion_weight: extra weight of a pixel off the median frame; 0 weighs all alike.
       motion_threshold: grey levels off the median from which a pixel counts as moving.
+      background: median (a frame's room is the last of its code groups, its median frame is taken away before the
+        encoder and added behind the decoder; one token a frame) or none.
       num_medians: rooms whose still background is known, at most.
       new_median_share: share of a frame's pixels off every median from which it begins a new one.
       median_step: grey levels a median frame moves at most in an update, in the long run.
@@ -135,6 +142,7 @@ def make_tokenizer(
     _check_choice("layout", layout, autoencoder.LAYOUTS)
     _check_choice("quantizer", quantizer, quantizers.KINDS)
     _check_choice("distance", distance, quantizers.DISTANCES)
+    _check_choice("background", background, BACKGROUNDS)
     for field, value in {
         "num_groups": num_groups,
         "num_codes": num_codes,
@@ -232,22 +240,29 @@ def make_tokenizer(
             num_groups=num_groups,
             raw=quantizer in quantizers.RAW_KINDS,
         )
+    names_room = background == "median"
+    if names_room and (tokens > 1 or quantizer == "identity"):
+        raise ValueError(
+            f"background={background}: the room is a code of a frame's only token, with layout={layout} and "
+            f"quantizer={quantizer}. Allowed: layouts frame and grid of any quantizer but identity. Nearest: none"
+        )
+    if names_room and num_medians > num_codes:
+        raise ValueError(
+            f"num_medians={num_medians}: a room is named by one of num_codes={num_codes} codes. "
+            f"Allowed: [1, {num_codes}]. Nearest: {num_codes}"
+        )
+    shared = {"parts": parts, "motion_threshold": motion_threshold, "names_room": names_room}
     return Tokenizer(
         num_tokens=tokens,
-        num_groups=num_groups,
+        num_groups=num_groups + names_room,
         num_codes=num_codes,
         code_dim=code_dim,
         grid=(0, 0) if tokens == 1 else (height // patch_size, width_pixels // patch_size),
         init=partial(_init, parts, num_medians=num_medians),
-        tokenise=partial(_tokenise, parts),
-        decode=partial(_decode, parts),
-        code_vectors=lambda state: parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer),
-        loss=partial(
-            tokenizer_loss,
-            parts=parts,
-            motion_weight=motion_weight,
-            motion_threshold=motion_threshold,
-        ),
+        tokenise=partial(_tokenise, **shared),
+        decode=partial(_decode, parts, names_room=names_room),
+        code_vectors=partial(_code_vectors, parts, names_room=names_room),
+        loss=partial(tokenizer_loss, motion_weight=motion_weight, **shared),
         update=partial(
             _update, parts, median_step=median_step, new_median_share=new_median_share, slow_decay=slow_decay
         ),
@@ -273,6 +288,7 @@ def tokenizer_loss(
     parts: autoencoder.Parts,
     motion_weight: float,
     motion_threshold: float,
+    names_room: bool,
 ) -> tuple[Array, tuple[Any, Metrics]]:
     """Motion-weighted squared error of the reconstruction (frames in [0, 1]) plus the quantiser's loss.
 
@@ -284,16 +300,20 @@ def tokenizer_loss(
     """
     del rng_key  # every loss has one; none of the kinds draws
     _check_frames(observation, parts)
-    quantised = parts.quantizer.quantise(params["quantizer"], state.quantizer, parts.encode(params, observation))
-    pixels = observation.astype(jnp.float32)
-    squared = (parts.reconstruct(params, quantised.vectors) - pixels / 255.0) ** 2
     room, share = medians.assign(state.medians, observation, threshold=motion_threshold)
-    off = jnp.abs(pixels - state.medians.frames[room]) > motion_threshold
+    background = _background(state.medians, room, names_room)
+    encoding = parts.encode(params, observation, background)
+    quantised = parts.quantizer.quantise(params["quantizer"], state.quantizer, encoding)
+    squared = (parts.reconstruct(params, quantised.vectors, background) - autoencoder.scale(observation)) ** 2
+    off = jnp.abs(observation.astype(jnp.float32) - state.medians.frames[room]) > motion_threshold
     weights = motion_weights(off, motion_weight=motion_weight)
     reconstruction = jnp.mean(weights * squared)
     loss = reconstruction + quantised.loss
     foreground = jnp.sum(squared * off) / jnp.maximum(jnp.sum(off), 1)
     few = max(1, observation.shape[0] // 4)  # enough for a metric that costs a forward pass
+    slow_codes = _tokenise(
+        state, observation[:few], parts=parts, motion_threshold=motion_threshold, names_room=names_room
+    )
     metrics = {
         "loss": loss,
         "reconstruction": reconstruction,
@@ -302,7 +322,7 @@ def tokenizer_loss(
         "foreground_error": 255.0 * jnp.sqrt(foreground),
         "codes_used": parts.quantizer.codes_used(state.quantizer),
         "perplexity": perplexity(state.quantizer.usage),
-        "code_drift": jnp.mean(quantised.codes[:few] != _tokenise(parts, state, observation[:few])),
+        "code_drift": jnp.mean(quantised.codes[:few] != slow_codes[..., : quantised.codes.shape[-1]]),
     }
     aux = {
         "seen": quantizers.Seen(
@@ -332,17 +352,42 @@ def _init(parts: autoencoder.Parts, rng_key: Array, observation: Array, *, num_m
     )
 
 
-def _tokenise(parts: autoencoder.Parts, state: TokenizerState, observation: Array) -> Array:
+def _tokenise(
+    state: TokenizerState,
+    observation: Array,
+    *,
+    parts: autoencoder.Parts,
+    motion_threshold: float,
+    names_room: bool,
+) -> Array:
     _check_frames(observation, parts)
-    encoding = parts.encode(state.slow_params, observation)
-    return parts.quantizer.quantise(state.slow_params["quantizer"], state.slow_quantizer, encoding).codes
+    room, _ = medians.assign(state.medians, observation, threshold=motion_threshold)
+    encoding = parts.encode(state.slow_params, observation, _background(state.medians, room, names_room))
+    codes = parts.quantizer.quantise(state.slow_params["quantizer"], state.slow_quantizer, encoding).codes
+    return jnp.concatenate([codes, room[:, None, None]], axis=-1) if names_room else codes
 
 
-def _decode(parts: autoencoder.Parts, state: TokenizerState, codes: Array) -> Array:
+def _decode(parts: autoencoder.Parts, state: TokenizerState, codes: Array, *, names_room: bool) -> Array:
     chex.assert_rank(codes, 3)
+    room = codes[:, 0, -1]
     vectors = parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer)
-    pixels = parts.reconstruct(state.slow_params, look_up(vectors, codes))
+    seen = look_up(vectors, codes[..., : vectors.shape[0]])
+    pixels = parts.reconstruct(state.slow_params, seen, _background(state.medians, room, names_room))
     return 255.0 * jnp.clip(pixels, 0.0, 1.0)
+
+
+def _code_vectors(parts: autoencoder.Parts, state: TokenizerState, *, names_room: bool) -> Array:
+    """The quantiser's; a room's is a fixed random direction, since rooms have no order."""
+    vectors = parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer)
+    if not names_room:
+        return vectors
+    rooms = normalise(jax.random.normal(jax.random.key(0), (1, *vectors.shape[1:])))
+    return jnp.concatenate([vectors, rooms], axis=0)
+
+
+def _background(known: Medians, room: Array, names_room: bool) -> Array:
+    """What the codes need not say: the frame's median `[B, H, W, C]` in [0, 1], or black `[B, 1, 1, 1]`."""
+    return known.frames[room] / 255.0 if names_room else jnp.zeros((room.shape[0], 1, 1, 1))
 
 
 def _update(

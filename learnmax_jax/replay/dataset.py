@@ -14,6 +14,7 @@ import hashlib
 import os
 import pathlib
 import time
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
@@ -224,23 +225,52 @@ def gather(
     return Batch(rows=_pad(rows, mask), mask=mask, weights=weights, index=SequenceIndex(*index))
 
 
-def draw_observations(dataset: Dataset, update: int, *, seed: int, num_observations: int) -> Array:
-    """Training observations `[M, H, W, C]` uint8 of one update, a function of (seed, update) alone."""
-    chosen = np.random.default_rng([seed, update, 2]).choice(dataset.training_rows, num_observations)
-    return jax.device_put(dataset.rows.observation.reshape(-1, *dataset.rows.observation.shape[2:])[chosen])
+def rarity(dataset: Dataset, keys: Callable[[Array], Array]) -> np.ndarray:
+    """How likely each training observation is drawn by `draw_observations`: as 1 / sqrt(n) of its key.
+
+    Args:
+      dataset: Dataset.
+      keys: observations `[M, H, W, C]` -> `[M, K]` integers; n counts the training observations of one key.
+    Returns:
+      `[M]` float64, sums to 1, in the order of `training_rows`.
+    """
+    frames, rows = _frames(dataset), dataset.training_rows
+    parts = [keys(frames[rows[at : at + _HASHED_AT_ONCE]]) for at in range(0, len(rows), _HASHED_AT_ONCE)]
+    _, index, counts = np.unique(np.concatenate(parts), axis=0, return_inverse=True, return_counts=True)
+    weights = 1.0 / np.sqrt(counts[index.reshape(-1)])
+    return weights / weights.sum()
+
+
+def draw_observations(
+    dataset: Dataset, update: int, *, seed: int, num_observations: int, shares: np.ndarray | None
+) -> Array:
+    """Training observations `[M, H, W, C]` uint8 of one update, a function of (seed, update) and `rarity`'s shares."""
+    generator = np.random.default_rng([seed, update, 2])
+    rows = dataset.training_rows
+    chosen = rows[generator.choice(len(rows), num_observations, p=shares)]
+    return jax.device_put(_frames(dataset)[chosen])
+
 
 
 class Loader:
     """Reads a few updates ahead in a thread, so that the learner does not wait; measures where it does."""
 
     def __init__(
-        self, dataset: Dataset, *, seed: int, batch_size: int, sequence_length: int, num_observations: int, update: int
+        self,
+        dataset: Dataset,
+        *,
+        seed: int,
+        batch_size: int,
+        sequence_length: int,
+        num_observations: int,
+        shares: np.ndarray | None,
+        update: int,
     ) -> None:
         """Starts to read for `update` and those after it; arguments as of `draw` and `draw_observations`."""
         self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="dataset")
         self._read = lambda update: (
             draw(dataset, update, seed=seed, batch_size=batch_size, sequence_length=sequence_length),
-            draw_observations(dataset, update, seed=seed, num_observations=num_observations),
+            draw_observations(dataset, update, seed=seed, num_observations=num_observations, shares=shares),
         )
         self._waiting = [self._pool.submit(self._read, update + ahead) for ahead in range(_AHEAD)]
         self._next = update + _AHEAD
@@ -261,6 +291,12 @@ class Loader:
 
 
 _pad = jax.jit(lambda rows, mask: sampling.pad(rows, ~mask))
+
+
+def _frames(dataset: Dataset) -> np.ndarray:
+    """All observations, `[E * T, H, W, C]`."""
+    frames: Any = dataset.rows.observation
+    return frames.reshape(-1, *frames.shape[2:])
 
 
 def _arrays(rows: Any) -> tuple[np.ndarray, np.ndarray]:
