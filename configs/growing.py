@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.name = "growing"
     config.tokenizer.quantizer = "growing"
     config.tokenizer.layout = "patch"
+    config.tokenizer.background = "none"
     config.tokenizer.num_groups = 1
     config.tokenizer.num_codes = 4096
     config.tokenizer.code_dim = 144  # a code is a patch's pixels

@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.actor.window = 3
     config.actor.num_steps = 4
     config.tokenizer.layout = "frame"
+    config.tokenizer.background = "none"
     config.tokenizer.num_groups = 4
     config.tokenizer.num_codes = 16
     config.tokenizer.width = 16

@@ -69,6 +69,7 @@ _KEY_DOOR = {
     "world.max_length": "96",
     "tokenizer.layout": "frame",
     "tokenizer.quantizer": "identity",
+    "tokenizer.background": "none",
     "tokenizer.num_groups": "2",
     "tokenizer.num_codes": "32",
     "tokenizer.code_dim": "32",
@@ -86,27 +87,28 @@ def _random_table(num_states: int) -> dict[str, str]:
         "world.num_states": str(num_states),
         "world.num_actions": "4",
         "world.num_digits": "2",
-        "world.base": "64",
+        "world.base": "16",
         "world.max_length": "256",
         "world.reward_state": "-1",
         "tokenizer.layout": "frame",
         "tokenizer.quantizer": "identity",
+        "tokenizer.background": "none",
         "tokenizer.num_groups": "2",
-        "tokenizer.num_codes": "64",
-        "tokenizer.code_dim": "64",
+        "tokenizer.num_codes": "16",
+        "tokenizer.code_dim": "16",
         "counts.grid_height": "1",
         "counts.grid_width": "1",
     }
 
 
-_TABLE_SIZES = (64, 256, 1024)
+_TABLE_SIZES = {16: 600, 64: 1200, 256: 3000}  # states -> updates
 
 RECORDINGS: dict[str, Recording] = {
     "route-deterministic": Recording("route", 131_072, {"env.protocol": "deterministic"}),
     "jumpy-standard": Recording("jumpy", 131_072, {"env.protocol": "standard"}),
     "sprites": Recording("jumpy", 65_536, _SPRITES),
     "key-door": Recording("random", 65_536, _KEY_DOOR),
-    **{f"table-{size}": Recording("random", max(65_536, 64 * size), _random_table(size)) for size in _TABLE_SIZES},
+    **{f"table-{size}": Recording("random", 65_536, _random_table(size)) for size in _TABLE_SIZES},
 }
 
 _PREDICTION_COLUMNS = {
@@ -135,7 +137,8 @@ _MODEL_ONLY = {
     "pretrain.checkpoint_every_updates": "200",
 }
 _FRAME = {"tokenizer.layout": "frame", "tokenizer.num_groups": "32", "tokenizer.num_codes": "64"}
-_PATCHES = {"tokenizer.layout": "patch", "tokenizer.num_groups": "1", "tokenizer.num_codes": "256"}
+_PLAIN = {"tokenizer.background": "none"}
+_PATCHES = {**_PLAIN, "tokenizer.layout": "patch", "tokenizer.num_groups": "1", "tokenizer.num_codes": "256"}
 # Attention over patches costs many times a frame's token.
 _FEW_PATCHES = {
     **_PATCHES,
@@ -156,12 +159,16 @@ TABLES: dict[str, Table] = {
         rows={
             "grid, vq_ema (default)": (_ROUTE, {}),
             "grid, motion weighting off": (_ROUTE, {"tokenizer.motion_weight": "0"}),
+            "grid, background not taken away": (_ROUTE, _PLAIN),
+            "grid, neither": (_ROUTE, {**_PLAIN, "tokenizer.motion_weight": "0"}),
             "frame, vq_ema": (_ROUTE, _FRAME),
-            "frame, one median for all rooms": (_ROUTE, {**_FRAME, "tokenizer.num_medians": "1"}),
+            "frame, background not taken away": (_ROUTE, {**_FRAME, **_PLAIN}),
+            "frame, neither: as in the notes": (_ROUTE, {**_FRAME, **_PLAIN, "tokenizer.motion_weight": "0"}),
             "frame, vq_grad": (_ROUTE, {**_FRAME, "tokenizer.quantizer": "vq_grad"}),
             "frame, fsq": (_ROUTE, {**_FRAME, "tokenizer.quantizer": "fsq", "tokenizer.code_dim": "2"}),
             "frame, random": (_ROUTE, {**_FRAME, "tokenizer.quantizer": "random"}),
             "patch 7x7, vq_ema": (_ROUTE, _PATCHES),
+            "patch 11x11, vq_ema": (_ROUTE, {**_PATCHES, "tokenizer.patch_size": "8"}),
             "patch 12x12, vq_ema": (_ROUTE, {**_PATCHES, "tokenizer.patch_size": "7"}),
             "patch 7x7, growing": (
                 _ROUTE,
@@ -263,17 +270,22 @@ TABLES: dict[str, Table] = {
         title="World T: updates until 99% of the next states are right, by the table's size and the model's width",
         shared={
             "pretrain.tokenizer_updates": "0",
-            "pretrain.model_updates": "1500",
+            "pretrain.num_test_windows": "64",
             "pretrain.report_every_updates": "25",
             "pretrain.examine_every_updates": "25",
-            "pretrain.checkpoint_every_updates": "1500",
+            "pretrain.checkpoint_every_updates": "300",
         },
         rows={
             f"{size} states x 4 actions, width {width}": (
                 f"table-{size}",
-                {**_random_table(size), "dynamics.width": str(width), "dynamics.head_width": str(2 * width)},
+                {
+                    **_random_table(size),
+                    "dynamics.width": str(width),
+                    "dynamics.head_width": str(2 * width),
+                    "pretrain.model_updates": str(model_updates),
+                },
             )
-            for size in _TABLE_SIZES
+            for size, model_updates in _TABLE_SIZES.items()
             for width in (32, 64, 128)
         },
         columns={"updates to 99%": "updates_to_99", "accuracy at the end": "accuracy_1"},

@@ -39,9 +39,12 @@ class Growth:
 
 
 def cut_patches(frames: np.ndarray, patch_size: int) -> np.ndarray:
-    """Frames `[M, H, W, C]` -> patches `[M, N, D]` in reading order, as the tokenizer's."""
+    """Frames `[M, H, W, C]` -> patches `[M, N, D]` in reading order, as the tokenizer's; 0 behind the frame's edge."""
     num_frames, height, width, channels = frames.shape
-    grid = frames.reshape(num_frames, height // patch_size, patch_size, width // patch_size, patch_size, channels)
+    below, right = -height % patch_size, -width % patch_size
+    frames = np.pad(frames, ((0, 0), (0, below), (0, right), (0, 0)))
+    rows, columns = (height + below) // patch_size, (width + right) // patch_size
+    grid = frames.reshape(num_frames, rows, patch_size, columns, patch_size, channels)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(num_frames, -1, patch_size * patch_size * channels)
 
 

@@ -20,9 +20,15 @@ from learnmax_jax.types import Array, Params
 LAYOUTS = ("frame", "grid", "patch", "anchor")
 
 
+def grid_shape(observation_shape: tuple[int, int, int], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches; the last ones reach over the frame's edge where they do not tile it."""
+    return -(-observation_shape[0] // patch_size), -(-observation_shape[1] // patch_size)
+
+
 def num_patches(observation_shape: tuple[int, int, int], patch_size: int) -> int:
     """Patches in a frame."""
-    return (observation_shape[0] // patch_size) * (observation_shape[1] // patch_size)
+    rows, columns = grid_shape(observation_shape, patch_size)
+    return rows * columns
 
 
 def num_tokens(layout: str, observation_shape: tuple[int, int, int], patch_size: int) -> int:
@@ -32,9 +38,11 @@ def num_tokens(layout: str, observation_shape: tuple[int, int, int], patch_size:
 
 
 def to_patches(frames: Array, patch_size: int) -> Array:
-    """`[B, H, W, C]` -> `[P, B, patch_size^2 C]`, patches in reading order."""
+    """`[B, H, W, C]` -> `[P, B, patch_size^2 C]`, patches in reading order; 0 behind the frame's edge."""
     batch, height, width, channels = frames.shape
-    rows, columns = height // patch_size, width // patch_size
+    rows, columns = grid_shape((height, width, channels), patch_size)
+    below, right = rows * patch_size - height, columns * patch_size - width
+    frames = jnp.pad(frames, ((0, 0), (0, below), (0, right), (0, 0)))
     frames = frames.reshape(batch, rows, patch_size, columns, patch_size, channels)
     return frames.transpose(1, 3, 0, 2, 4, 5).reshape(rows * columns, batch, -1)
 
@@ -42,9 +50,10 @@ def to_patches(frames: Array, patch_size: int) -> Array:
 def from_patches(patches: Array, observation_shape: tuple[int, int, int], patch_size: int) -> Array:
     """The inverse of `to_patches`."""
     height, width, channels = observation_shape
-    rows, columns = height // patch_size, width // patch_size
+    rows, columns = grid_shape(observation_shape, patch_size)
     patches = patches.reshape(rows, columns, -1, patch_size, patch_size, channels)
-    return patches.transpose(2, 0, 3, 1, 4, 5).reshape(-1, height, width, channels)
+    frames = patches.transpose(2, 0, 3, 1, 4, 5).reshape(-1, rows * patch_size, columns * patch_size, channels)
+    return frames[:, :height, :width]
 
 
 class PatchDense(nn.Module):

@@ -122,7 +122,7 @@ def make_tokenizer(
         are the codes; layout frame, G = H W C, D = V; the sizes of the networks have no meaning then).
       distance: cosine or l2, between encodings and codes.
       num_groups: G, without a room's. num_codes: V. code_dim: D.
-      patch_size: side of a patch in pixels; divides H and W.
+      patch_size: side of a patch in pixels; the last row and column may reach over the edge.
       width: channels of a patch. num_blocks: mixer blocks in the encoder, and in the decoder.
       token_hidden, channel_hidden: hidden units of the layers across patches and across channels.
       motion_weight: extra weight of a pixel off the median frame; 0 weighs all alike.
@@ -197,12 +197,6 @@ def make_tokenizer(
         tokens = 1
         parts = autoencoder.identity_parts(observation_shape, quantise_with(input_dim=num_integers), num_codes)
     else:
-        if height % patch_size or width_pixels % patch_size:
-            common = [p for p in range(1, min(height, width_pixels) + 1) if not height % p and not width_pixels % p]
-            raise ValueError(
-                f"patch_size={patch_size}: patches must tile {height}x{width_pixels} frames. "
-                f"Allowed: {common}. Nearest: {min(common, key=lambda p: abs(p - patch_size))}"
-            )
         if quantizer == "random" and layout == "anchor":
             raise ValueError(
                 "layout=anchor: the random quantiser projects raw pixels, and a frame has more of them than a patch. "
@@ -231,7 +225,8 @@ def make_tokenizer(
             "channel_hidden": channel_hidden,
         }
         encoding_dim = num_groups * code_dim
-        input_dim = height * width_pixels * channels // tokens if quantizer in quantizers.RAW_KINDS else encoding_dim
+        raw_dim = height * width_pixels * channels if layout == "frame" else patch_size**2 * channels
+        input_dim = raw_dim if quantizer in quantizers.RAW_KINDS else encoding_dim
         parts = autoencoder.network_parts(
             autoencoder.Encoder(encoding_dim=encoding_dim, **sizes),
             autoencoder.Decoder(observation_shape=observation_shape, **sizes),
@@ -257,7 +252,7 @@ def make_tokenizer(
         num_groups=num_groups + names_room,
         num_codes=num_codes,
         code_dim=code_dim,
-        grid=(0, 0) if tokens == 1 else (height // patch_size, width_pixels // patch_size),
+        grid=(0, 0) if tokens == 1 else autoencoder.grid_shape(observation_shape, patch_size),
         init=partial(_init, parts, num_medians=num_medians),
         tokenise=partial(_tokenise, **shared),
         decode=partial(_decode, parts, names_room=names_room),

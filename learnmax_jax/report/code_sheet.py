@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from learnmax_jax import checkpoints
+from learnmax_jax.models.autoencoder import grid_shape
 from learnmax_jax.models.tokenizer import Tokenizer, make_tokenizer
 from learnmax_jax.report.folder import Folder, Missing
 
@@ -160,7 +161,7 @@ def draw(folder: Folder, found: Codes) -> list[tuple[str, Image.Image]]:
             )
         )
     if layout in ("patch", "anchor"):
-        lines, columns = found.decoded.shape[0] // size, found.decoded.shape[1] // size
+        lines, columns = grid_shape(found.decoded.shape, size)
         row, column = lines // 2, columns // 2
         token = row * columns + column + (layout == "anchor")
         sheets.append(

@@ -55,6 +55,7 @@ def small_tokenizer(**changes: Any) -> Tokenizer:
         "channel_hidden": 8,
         "motion_weight": 3.0,
         "motion_threshold": 8.0,
+        "background": "none",
         "num_medians": 2,
         "new_median_share": 0.3,
         "median_step": 1.0,

@@ -33,6 +33,25 @@ def test_features_are_vectors_where_codes_are_many() -> None:
     )
 
 
+def test_each_room_has_a_map_of_its_own_if_it_is_known_well() -> None:
+    rng = np.random.default_rng(0)
+    x, rooms = rng.normal(size=(1000, 3)), np.repeat([1, 4, 5], [400, 400, 200])
+    weights = {1: rng.normal(size=(3, 2)), 4: rng.normal(size=(3, 2)), 5: np.zeros((3, 2))}
+    places = np.concatenate([x[rooms == room] @ weights[room] for room in (1, 4, 5)])
+    probe = linear_probe.fit_places(x, places, rooms)
+    assert sorted(probe.by_room) == [1, 4]  # 200 frames are too few
+    errors = linear_probe.distance(probe(x, rooms), places)
+    assert errors[rooms < 5].max() < 0.1 < errors[rooms == 5].mean()
+    np.testing.assert_allclose(probe(x[:3], np.array([5, 5, 9])), probe.anywhere(x[:3]))
+
+
+def test_a_code_that_never_changes_has_no_weight() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(300, 2)), np.ones((300, 1))], axis=1)
+    probe = linear_probe.fit(x, 2.0 * x[:, :1] + 5.0, ridge=1e-6)
+    np.testing.assert_allclose(probe.weights[:, 0], [2.0, 0.0, 0.0, 5.0], atol=1e-6)
+
+
 def test_rooms_are_told_apart() -> None:
     codes = np.random.default_rng(0).integers(0, 4, (400, 1, 2))
     features = linear_probe.features_of(codes, np.zeros((2, 4, 1)))

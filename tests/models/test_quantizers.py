@@ -48,12 +48,14 @@ def started(quantizer: Quantizer, seed: int = 0) -> tuple:
 
 
 def learn(quantizer: Quantizer) -> Callable:
-    """(params, state, encoding, seed) -> (params, state) after one update."""
+    """(params, state, encoding, seed, weight) -> (params, state) after one update."""
 
     @jax.jit
-    def step(params: Params, state: QuantizerState, encoding: jax.Array, seed: int) -> tuple[Params, QuantizerState]:
+    def step(
+        params: Params, state: QuantizerState, encoding: jax.Array, seed: int, weight: jax.Array | float = 1.0
+    ) -> tuple[Params, QuantizerState]:
         quantised = quantizer.quantise(params, state, encoding)
-        return quantizer.update(params, state, seen(quantised), jax.random.key(seed))
+        return quantizer.update(params, state, seen(quantised, weight), jax.random.key(seed))
 
     return step
 
@@ -160,7 +162,8 @@ def test_n03_fifty_updates_equal_a_float64_loop(distance: str) -> None:
     for index in range(50):
         # Encodings drawn near a corner: some codes are never chosen.
         encoding = 0.5 * encodings(100 + index) + 1.0
-        _, state = step(params, state, encoding, index)
+        weight = np.random.default_rng(index).uniform(0.2, 5.0, (32, 1, 3)).astype(np.float32)
+        _, state = step(params, state, encoding, index, jnp.asarray(weight))
 
         points = np.asarray(encoding, np.float64).reshape(-1, 3, 4)
         if distance == "cosine":
@@ -168,10 +171,11 @@ def test_n03_fifty_updates_equal_a_float64_loop(distance: str) -> None:
         chosen = brute_force(points, book, distance)  # of the codebook before the update
         for group in range(3):
             for code in range(16):
-                mine = points[chosen[:, group] == code, group]
-                absent += len(mine) == 0
-                counts[group, code] = 0.9 * counts[group, code] + 0.1 * len(mine)
-                sums[group, code] = 0.9 * sums[group, code] + 0.1 * mine.sum(0)
+                mine = chosen[:, group] == code
+                absent += not mine.any()
+                heavy = weight[mine, 0, group].astype(np.float64)
+                counts[group, code] = 0.9 * counts[group, code] + 0.1 * heavy.sum()
+                sums[group, code] = 0.9 * sums[group, code] + 0.1 * heavy @ points[mine, group]
                 if counts[group, code] > 1e-12:
                     mean = sums[group, code] / counts[group, code]
                     book[group, code] = mean / np.linalg.norm(mean) if distance == "cosine" else mean
@@ -223,6 +227,36 @@ def test_n03_revived_code_forgets_its_sums() -> None:
     np.testing.assert_allclose(new.usage[:, 3], 0.09, rtol=1e-6)
 
 
+def test_a_dead_code_moves_to_what_is_badly_quantised() -> None:
+    # All but three of 64 encodings lie on code 0, and one of the three weighs nothing.
+    quantizer = make(num_groups=1, num_codes=4, code_dim=2, revive_below=0.1, revive_limit=3)
+    params, state = quantizer.init(jax.random.key(0))
+    state = state.replace(codebook=jnp.array([[[0.0, 0.0], [90.0, 0.0], [0.0, 90.0], [90.0, 90.0]]]))
+    state = state.replace(usage=jnp.array([[64.0, 0.0, 0.0, 0.0]]), num_updates=jnp.int32(1000))
+    points = jnp.zeros((64, 1, 2)).at[7, 0, 0].set(5.0).at[20, 0, 1].set(-4.0).at[30, 0].set(3.0)
+    weight = jnp.ones((64, 1, 1)).at[30].set(0.0)
+    step = learn(quantizer)
+    _, new = step(params, state, points, 0, weight)
+    moved = {tuple(row) for row in np.asarray(new.codebook[0, 1:]).tolist()}
+    assert (5.0, 0.0) in moved and (0.0, -4.0) in moved
+    assert sum(max(row) == 90.0 for row in moved) == 1  # nothing left to move to
+    # Where all lie alike, nothing is badly quantised: no two codes trade places.
+    _, same = step(params, state, points.at[:].set(0.3), 0)
+    np.testing.assert_array_equal(same.codebook[0, 1:], state.codebook[0, 1:])
+
+
+def test_points_are_drawn_by_weight_and_none_twice() -> None:
+    points = jnp.arange(10.0).reshape(10, 1, 1)
+    weight = jnp.array([0.0] * 5 + [1.0] * 4 + [100.0])[:, None]
+    drawn, has_weight = jax.vmap(lambda key: vq.draw_points(points, weight, key, num_codes=6))(
+        jax.random.split(jax.random.key(0), 200)
+    )
+    first = np.asarray(drawn[:, 0, :, 0])
+    assert all(set(row[:5]) == {5.0, 6.0, 7.0, 8.0, 9.0} for row in first)
+    assert (first[:, 0] == 9.0).mean() > 0.9  # 100 of 104
+    np.testing.assert_array_equal(has_weight[:, 0], np.tile([True] * 5 + [False], (200, 1)))
+
+
 def test_n03_no_limit_during_warmup() -> None:
     quantizer = make(revive_below=0.1, revive_limit=1, revive_warmup=500)
     params, state = started(quantizer)
@@ -231,7 +265,8 @@ def test_n03_no_limit_during_warmup() -> None:
     for num_updates, revived in ((499, 6), (500, 1)):
         before = state.replace(num_updates=jnp.int32(num_updates), usage=jnp.full((3, 16), 0.01), sums=state.codebook)
         before = before.replace(usage=before.usage.at[:, 6:].set(2.0), sums=before.codebook * before.usage[..., None])
-        _, new = step(params, before, encodings(9), 0)
+        # Ten of 32 encodings are far from every code in reach.
+        _, new = step(params, before, encodings(9).at[:10].multiply(8.0), 0)
         assert (np.abs(new.codebook[:, :6]).max(-1) < 40).sum(-1).tolist() == [revived] * 3
 
 
@@ -260,9 +295,9 @@ def test_kmeans_starts_the_codebook_at_the_first_update_only() -> None:
         _, new = step(params, state, points, seed)
         rows = np.asarray(new.codebook[0])
         order = rows[np.lexsort((rows[:, 0].round(), rows[:, 1].round()))]
-        found.append(np.allclose(order, corners, atol=1e-5))
+        found += [new] if np.allclose(order, corners, atol=1e-5) else []
         np.testing.assert_allclose(new.usage.sum(), 80.0)
-    assert any(found)
+    new = found[0]
     _, later = step(params, new, points + 1.0, 9)
     used = np.asarray(later.usage) > 1e-3
     moved = np.asarray(later.codebook - new.codebook)[used]

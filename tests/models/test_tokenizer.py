@@ -28,6 +28,7 @@ BASE = {
     "channel_hidden": 16,
     "motion_weight": 30.0,
     "motion_threshold": 20.0,
+    "background": "none",
     "num_medians": 4,
     "new_median_share": 0.3,
     "median_step": 1.0,
@@ -224,7 +225,7 @@ def test_n03_codes_are_those_before_the_update(trained: tuple[Tokenizer, Tokeniz
     new = tokenizer.update(state, state.params, aux, jax.random.key(1))
     assert not np.array_equal(new.quantizer.codebook, state.quantizer.codebook)
     # Usage moved by this batch's codes alone, save for revived ones.
-    counts = np.stack([np.bincount(group, minlength=16) for group in np.asarray(aux["codes"])[:, 0].T])
+    counts = np.stack([np.bincount(group, minlength=16) for group in np.asarray(aux["seen"].codes)[:, 0].T])
     decay = (1 + 30) / (10 + 30)  # after 30 updates not yet the full 0.9
     usage = decay * np.asarray(state.quantizer.usage) + (1 - decay) * counts
     alive = usage > 0.05 * 8 / 16
@@ -297,6 +298,49 @@ def test_n16_overfits_one_batch() -> None:
     assert slow_error < 12.0
 
 
+def rooms(num_frames: int) -> jax.Array:
+    """Two still rooms, bright columns and bright rows, each with a sprite somewhere."""
+    frames = np.asarray(sprites(num_frames)).copy()
+    frames[::2] = np.swapaxes(frames[::2], 1, 2)
+    return jnp.asarray(frames)
+
+
+@pytest.mark.parametrize(("layout", "groups"), [("frame", 4), ("grid", 9)])
+def test_the_background_is_named_by_a_code_and_comes_back_with_it(layout: str, groups: int) -> None:
+    frames = rooms(64)
+    tokenizer = make(layout=layout, num_groups=groups, background="median", num_medians=3)
+    state, _ = train(tokenizer, frames, 40)
+    assert tokenizer.num_groups == groups + 1
+    assert tokenizer.code_vectors(state).shape == (groups + 1, 16, 4)
+    codes = np.asarray(tokenizer.tokenise(state, frames))
+    assert codes.shape == (64, 1, groups + 1)
+    assert len(set(codes[::2, 0, -1])) == len(set(codes[1::2, 0, -1])) == 1  # one code a room
+    assert codes[0, 0, -1] != codes[1, 0, -1]
+    # The same codes in the other room: what moves is drawn over the other background.
+    swapped = codes.copy()
+    swapped[0, 0, -1], swapped[1, 0, -1] = codes[1, 0, -1], codes[0, 0, -1]
+    before, after = (np.asarray(tokenizer.decode(state, jnp.asarray(x)))[0] for x in (codes, swapped))
+    one, other = (np.asarray(state.medians.frames)[codes[frame, 0, -1]] for frame in (0, 1))
+    inside = (np.minimum(before, after) > 1) & (np.maximum(before, after) < 254)  # not cut off at black or white
+    assert inside.mean() > 0.2
+    np.testing.assert_allclose((after - before)[inside], (other - one)[inside], atol=0.01)
+    # A decoder that has learned nothing adds nothing.
+    untaught = tokenizer.init(jax.random.key(0), frames).replace(medians=state.medians)
+    np.testing.assert_allclose(tokenizer.decode(untaught, jnp.asarray(codes))[:2], np.stack([one, other]), atol=0.01)
+
+
+def test_patches_may_reach_over_the_edge() -> None:
+    tokenizer = make(layout="patch", num_groups=1, patch_size=5)
+    frames = sprites(6)
+    assert (tokenizer.num_tokens, tokenizer.grid) == (9, (3, 3))
+    patches = autoencoder.to_patches(frames.astype(jnp.float32), 5)
+    assert patches.shape == (9, 6, 25)
+    np.testing.assert_array_equal(autoencoder.from_patches(patches, (12, 12, 1), 5), frames)
+    np.testing.assert_array_equal(patches[2].reshape(6, 5, 5)[:, :, 2:], 0.0)
+    state, metrics = train(tokenizer, frames, 5)
+    assert tokenizer.decode(state, tokenizer.tokenise(state, frames)).shape == (6, 12, 12, 1)
+
+
 def test_motion_weight_keeps_the_sprite() -> None:
     frames = sprites(48)
     without, weighted = (train(make(motion_weight=weight), frames, 60)[1] for weight in (0.0, 30.0))
@@ -309,7 +353,9 @@ def test_motion_weight_keeps_the_sprite() -> None:
         ({"layout": "patches"}, "layout=patches: .*Allowed: frame, grid, patch, anchor. Nearest: patch"),
         ({"quantizer": "vq_emma"}, "quantizer=vq_emma: .*Nearest: vq_ema"),
         ({"distance": "cos"}, "distance=cos: .*Nearest: cosine"),
-        ({"patch_size": 5}, r"patch_size=5: .*12x12.*Allowed: \[1, 2, 3, 4, 6, 12\]. Nearest: 4"),
+        ({"background": "medians"}, "background=medians: .*Nearest: median"),
+        ({"background": "median", "layout": "patch"}, "background=median: .*Nearest: none"),
+        ({"background": "median", "num_medians": 17}, r"num_medians=17: .*Allowed: \[1, 16\]. Nearest: 16"),
         ({"num_groups": 0}, "num_groups=0: .*Allowed: >= 1"),
         ({"revive_limit": -1}, "revive_limit=-1: .*Allowed: >= 0"),
         ({"num_blocks": -1}, "num_blocks=-1: .*Allowed: >= 0"),

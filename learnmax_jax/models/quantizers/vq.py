@@ -141,7 +141,7 @@ def update(
     dead = (usage < revive_below * even_usage) & (rank < limit)
     off = jnp.sum((points - look_up(codebook, chosen)) ** 2, axis=-1)
     typical = jnp.sum(weight * off, axis=0) / jnp.maximum(jnp.sum(weight, axis=0), 1e-12)
-    off = jnp.where(off > _FAR * typical, off, 0.0)
+    off = jnp.where(off > _FAR * typical[None], off, 0.0)
     drawn, is_off = draw_points(points, weight * off, revive_key, num_codes=num_codes)
     drawn, is_off = jnp.take_along_axis(drawn, rank[..., None], axis=1), jnp.take_along_axis(is_off, rank, axis=1)
     dead &= is_off
