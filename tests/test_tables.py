@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from learnmax_jax import config, lifecycle, results, tables
+from learnmax_jax import config, lifecycle, results, table_plots, tables
 
 
 @pytest.mark.parametrize("name", tables.TABLES)
@@ -54,6 +54,23 @@ def test_a_table_holds_means_ranges_and_its_command(tmp_path: pathlib.Path) -> N
     assert row.split(" | ")[1] == "2" and "0.3 (0.2 to 0.4)" in row
     other = next(text for text in page.splitlines() if text.startswith(f"| {second} |"))
     assert other.split(" | ")[1] == "1" and " - |" in other and " 2 |" in other
+
+
+def test_updates_to_99_are_drawn_by_size_and_width(tmp_path: pathlib.Path) -> None:
+    rows = [row for row in tables.TABLES["tables"].rows if "width 32" in row or "width 64" in row]
+    for number, row in enumerate(rows):
+        figures = {"updates_to_99": 100 * (number + 1) if number else None, "accuracy_1": 1.0}
+        results.put(tmp_path / "results" / "tables.jsonl", line(row, 0, None) | {"figures": figures}, known_by=("row",))
+    figure = table_plots.draw_updates_to_99(results.read(tmp_path / "results" / "tables.jsonl"))
+    drawn = {x.get_label(): x.get_xydata().tolist() for x in figure.axes[0].lines if x.get_label().startswith("width")}
+    assert drawn == {
+        "width 32": [[256.0, 300.0], [1024.0, 500.0]],
+        "width 64": [[64.0, 200.0], [256.0, 400.0], [1024.0, 600.0]],
+    }
+    tables.write_markdown("tables", tmp_path / "results")
+    tables.write_page(tmp_path / "results")
+    assert "](results/tables.png)" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "results" / "tables.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -397,9 +397,7 @@ def _update(
     slow_decay: float,
 ) -> TokenizerState:
     """All that learns without a gradient: codebook, median frames, slow copy."""
-    quantizer_params, quantizer = parts.quantizer.update(
-        new_params["quantizer"], state.quantizer, aux["seen"], rng_key
-    )
+    quantizer_params, quantizer = parts.quantizer.update(new_params["quantizer"], state.quantizer, aux["seen"], rng_key)
     params = {**new_params, "quantizer": quantizer_params}
     # The first update only copies: what lies before the k-means start is noise.
     keep = jnp.minimum(slow_decay, state.num_updates / (10.0 + state.num_updates))

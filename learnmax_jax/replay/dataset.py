@@ -251,7 +251,6 @@ def draw_observations(
     return jax.device_put(_frames(dataset)[chosen])
 
 
-
 class Loader:
     """Reads a few updates ahead in a thread, so that the learner does not wait; measures where it does."""
 

@@ -32,7 +32,6 @@ def seen(quantised: codes.Quantised, weight: jax.Array | float = 1.0) -> codes.S
     return codes.Seen(quantised.encoding, quantised.codes, jnp.zeros_like(ones), weight * ones)
 
 
-
 def make(**changes: object) -> Quantizer:
     return make_quantizer(**(BASE | changes))
 

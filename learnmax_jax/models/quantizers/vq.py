@@ -27,7 +27,9 @@ from learnmax_jax.types import Array, Params
 _FAR = 2.0
 
 
-def kmeans(points: Array, weight: Array, rng_key: Array, *, num_codes: int, num_iterations: int, distance: str) -> Array:
+def kmeans(
+    points: Array, weight: Array, rng_key: Array, *, num_codes: int, num_iterations: int, distance: str
+) -> Array:
     """Lloyd's algorithm, points `[M, G, D]` of weight `[M, G]` -> `[G, V, D]`; an empty cluster keeps its place."""
     centres, _ = draw_points(points, weight, rng_key, num_codes=num_codes)
 
@@ -117,7 +119,9 @@ def update(
     old = params["codebook"] if by_gradient else state.codebook
 
     def start() -> tuple[Array, Array, Array, Array]:
-        codebook = kmeans(points, weight, start_key, num_codes=num_codes, num_iterations=kmeans_iterations, distance=distance)
+        codebook = kmeans(
+            points, weight, start_key, num_codes=num_codes, num_iterations=kmeans_iterations, distance=distance
+        )
         chosen = nearest(points, codebook)
         counts, sums = count(points, chosen, weight, num_codes)
         return codebook, chosen, counts, jnp.zeros_like(sums) if by_gradient else sums
