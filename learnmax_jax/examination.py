@@ -1,8 +1,8 @@
 """What a tokenizer and a model are worth on held-out frames; RAM is read here, and nothing learns from it.
 
 Names of the figures: `recall` (share of frames whose decoded picture shows the player), `position_error`
-(pixels, of a linear probe of the codes for each room), `room_accuracy` (of another), `gap_closed_<k>` (share of the step from
-copying the last frame to reconstructing the next that k open-loop steps go, in foreground error).
+(pixels, of a linear probe of the codes for each room), `room_accuracy` (of another), `gap_closed_<k>` (share
+of the step from copying the last frame to reconstructing the next that k open-loop steps go, in foreground error).
 """
 
 import dataclasses
@@ -83,6 +83,8 @@ class Examiner:
             times = start[:, None] + self.context_frames + np.arange(max(HORIZONS))[None]
             flat = (environment[:, None] * recorded.begin.shape[1] + times).reshape(-1)
             self.ahead = self._frames(recorded, flat)
+        ends = _some_endings(recorded, generator, length=self.context_frames + 1, most=section.num_test_windows)
+        self.endings = dataset.gather(recorded, *ends, ends[1], sequence_length=self.context_frames)
         self._tokenise = jax.jit(lambda params, x: agent.world_model.tokenise(params, x))
         self._decode = jax.jit(lambda params, codes: agent.world_model.decode(params, codes))
         self._roll_out = jax.jit(
@@ -188,13 +190,19 @@ class Examiner:
         actions = np.asarray(self.windows.rows.action)
         return actions[:, self.context_frames - 1 : self.context_frames - 1 + max(HORIZONS)]
 
-    def _nats_of_window(self, train: TrainState, window: int) -> float:
-        """Cross-entropy of the first frame ahead where only the last `window` frames before it are seen."""
-        assert self.windows is not None
+    def _nats_of_window(self, train: TrainState, windows: Batch, window: int) -> tuple[float, float]:
+        """Cross-entropies of the first frame ahead, and of whether the episode ends there.
+
+        Only the last `window` frames before it are seen.
+        """
         look = jax.jit(partial(roll_out, world_model=self.agent.world_model, context_frames=window, unroll_steps=1))
-        seen = _cut(self.windows, self.context_frames - window)
-        nats = np.concatenate([look(train.model, part).nats[:, 0] for part in _batches(seen)])
-        return float(nats[: seen.mask.shape[0]].mean())
+        seen = _cut(windows, self.context_frames - window)
+        rolled = [look(train.model, part) for part in _batches(seen)]
+        count = seen.mask.shape[0]
+        of_codes, of_end = (
+            np.concatenate([getattr(part, name)[:, 0] for part in rolled])[:count] for name in ("nats", "end_nats")
+        )
+        return float(of_codes.mean()), float(of_end.mean())
 
     def examine_model(self, train: TrainState, probe: linear_probe.PlaceProbe | None) -> dict[str, Any]:
         """Figures of open-loop predictions on the held-out windows."""
@@ -228,6 +236,7 @@ class Examiner:
                 shuffled[:count][moved].mean() / max(rolled.forced_nats[moved].mean(), 1e-9)
             ),
             "latent_separability": float(latent_space.separability(jax.random.key(0), seen, imagined, ridge=1e-3)),
+            "latent_spread": float(seen.std(axis=0).mean()),  # 0 where a consistency loss made all latents one
             "latent_cka": float(latent_space.linear_cka(seen, imagined)),
             "forced_nats": float(rolled.forced_nats.mean()),
             "rolling_nats": float(rolled.nats.mean()),
@@ -238,7 +247,8 @@ class Examiner:
             figures["held_out_action_nats"] = float(rolled.forced_nats[held_out].mean())
         for window in WINDOWS:
             if window <= self.context_frames:
-                figures[f"nats_of_window_{window}"] = self._nats_of_window(train, window)
+                figures[f"nats_of_window_{window}"], _ = self._nats_of_window(train, self.windows, window)
+                _, figures[f"end_nats_of_window_{window}"] = self._nats_of_window(train, self.endings, window)
         for k in HORIZONS:
             at = k - 1
             predicted, codes = rolled.predicted[:, at], rolled.codes[:, at]
@@ -284,6 +294,30 @@ def _places(frames: Frames) -> np.ndarray:
 def _some(rows: np.ndarray, generator: np.random.Generator, *, most: int) -> np.ndarray:
     """At most `most` of the rows, drawn without replacement, in order."""
     return np.sort(generator.choice(rows, min(most, len(rows)), replace=False))
+
+
+def _some_endings(
+    recorded: Dataset, generator: np.random.Generator, *, length: int, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out windows of `length` rows that may overlap one another: half of them end with their episode, if they can.
+
+    Returns:
+      environment `[M]`, start `[M]` int32.
+    """
+    rows: Any = recorded.rows
+    num_times = recorded.begin.shape[1]
+    start = np.arange(num_times)[None] - (length - 2)  # of the window whose last transition is here
+    known = np.cumsum(np.pad(recorded.is_known, ((0, 0), (1, 0))), axis=1)
+    last_known = np.clip(start + length - recorded.overlap_length + 1, 0, num_times)
+    first_known = np.clip(start, 0, num_times)
+    columns = [
+        np.take_along_axis(known, np.broadcast_to(at, recorded.begin.shape), 1) for at in (last_known, first_known)
+    ]
+    fits = rows.valid & recorded.is_test & (start >= recorded.begin) & (columns[0] == columns[1])
+    ends = rows.discount == 0
+    chosen = [_some(np.flatnonzero(fits & part), generator, most=most // 2) for part in (ends, ~ends)]
+    environment, time = np.divmod(np.concatenate(chosen), num_times)
+    return environment.astype(np.int32), (time - (length - 2)).astype(np.int32)
 
 
 def _chunks(x: np.ndarray) -> list[np.ndarray]:

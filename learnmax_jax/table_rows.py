@@ -199,7 +199,14 @@ TABLES: dict[str, Table] = {
             "sticky actions": (_JUMPY, {}),
             "sticky actions, 8 outcome codes": (_JUMPY, {"dynamics.num_outcomes": "8"}),
         },
-        columns={**_PREDICTION_COLUMNS, "imagined told from seen, AUC": "latent_separability", "CKA": "latent_cka"},
+        columns={
+            **_PREDICTION_COLUMNS,
+            "imagined told from seen, AUC": "latent_separability",
+            "CKA": "latent_cka",
+            "spread of latents": "latent_spread",
+            "length of a code's input": "code_input_scale",
+            "its effective rank": "code_input_rank",
+        },
     ),
     "actions": Table(
         title="Actions never trained on: UPRIGHTFIRE and DOWNLEFT are left out of the losses",
@@ -241,16 +248,19 @@ TABLES: dict[str, Table] = {
         columns={"player recall": "recall", "position error, pixels": "position_error", **_PREDICTION_COLUMNS},
     ),
     "windows": Table(
-        title="World K: nats a code of the next frame, by how many frames are seen",
+        title="World K: nats of whether the door opens (the episode ends), by how many frames are seen",
         shared={
             **_KEY_DOOR,
             **_MODEL_ONLY,
+            "pretrain.model_updates": "1500",
+            "pretrain.examine_every_updates": "1500",
+            "pretrain.checkpoint_every_updates": "500",
             "actor.window": "32",
             "learner.sequence_length": "48",
             "learner.replay_ratio": "1.5",
         },
         rows={"default": ("key-door", {})},
-        columns={f"{window} frames": f"nats_of_window_{window}" for window in (1, 2, 3, 8, 32)},
+        columns={f"{window} frames": f"end_nats_of_window_{window}" for window in (1, 2, 3, 8, 32)},
     ),
     "tables": Table(
         title="World T: updates until 99% of the next states are right, by the table's size and the model's width",

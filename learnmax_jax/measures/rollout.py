@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
 from learnmax_jax.models.world_model import ModelParams, WorldModel
@@ -18,6 +19,7 @@ class Rollout:
       predicted: `[B, K, N, G]` int32, the likeliest codes, K steps open loop.
       nats: `[B, K]`, cross-entropy of `codes` under the open-loop prediction, mean over tokens and groups.
       forced_nats: `[B, K]`, the same where every frame before is the true one.
+      end_nats: `[B, K]`, cross-entropy of whether each step ended the episode, open loop.
       latents: `[B, K, N, D]`, imagined.
       forced_latents: `[B, K, N, D]`, of the true frames.
     """
@@ -27,6 +29,7 @@ class Rollout:
     predicted: Array
     nats: Array
     forced_nats: Array
+    end_nats: Array
     latents: Array
     forced_latents: Array
 
@@ -71,6 +74,7 @@ def roll_out(
         predicted=jnp.argmax(outcome.code_logits, axis=-1).astype(jnp.int32),
         nats=nats(outcome.code_logits, ahead),
         forced_nats=nats(forced.code_logits.reshape(outcome.code_logits.shape), ahead),
+        end_nats=optax.sigmoid_binary_cross_entropy(outcome.continuation_logit, rows.discount[:, before]),
         latents=imagined,
         forced_latents=latents[:, context_frames:],
     )

@@ -2,9 +2,10 @@
 
 What is off its room's median moves: the player, a skull. One median for all rooms would call a whole
 room moving, and the player in it would count no more than its walls. The tokenizer may also take the median
-away from a frame, so that its codes speak only of what moves, and name the room by a code of its own. A frame belongs to the median
-from which the fewest of its pixels differ; one that differs from all in more than a share of its pixels begins
-a new one, at most one an update, while there is room.
+away from a frame, so that its codes speak only of what moves, and name the room by a code of its own.
+
+A frame belongs to the median from which the fewest of its pixels differ; one that differs from all in more than a
+share of its pixels begins a new one, at most one an update, while there is room.
 """
 
 import jax.numpy as jnp

@@ -24,7 +24,6 @@ from learnmax_jax.models.medians import Medians
 from learnmax_jax.models.quantizers.codes import look_up, normalise, perplexity
 from learnmax_jax.types import Array, Metrics, Params
 
-
 BACKGROUNDS = ("none", "median")
 
 

@@ -337,7 +337,7 @@ def test_patches_may_reach_over_the_edge() -> None:
     assert patches.shape == (9, 6, 25)
     np.testing.assert_array_equal(autoencoder.from_patches(patches, (12, 12, 1), 5), frames)
     np.testing.assert_array_equal(patches[2].reshape(6, 5, 5)[:, :, 2:], 0.0)
-    state, metrics = train(tokenizer, frames, 5)
+    state, _ = train(tokenizer, frames, 5)
     assert tokenizer.decode(state, tokenizer.tokenise(state, frames)).shape == (6, 12, 12, 1)
 
 

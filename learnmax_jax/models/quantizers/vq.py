@@ -21,7 +21,6 @@ from learnmax_jax.models.quantizers.codes import (
 )
 from learnmax_jax.types import Array, Params
 
-
 # A dead code moves onto encodings this many times farther from their code than is typical (squared). Nearer ones have
 # theirs: two would trade places, and every copy of the tokenizer would speak of other codes.
 _FAR = 2.0
