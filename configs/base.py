@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
                 "quantizer": "vq_ema",
                 "distance": "cosine",
                 "num_groups": 98,  # two for each of 49 patches
-                "num_codes": 32,
+                "num_codes": 64,
                 "code_dim": 8,
                 "patch_size": 12,  # pixels
                 "width": 128,
@@ -74,6 +74,7 @@ def get_config() -> ConfigDict:
                 "action_input": "sum",  # onto every token, as the notes did; "token": a slot of its own
                 "action_embedding": "atomic",  # a vector each; "compositional": the sum of the joystick's switches
                 "token_position": "learned",  # in the frame, by reading order (Reed et al. 2022)
+                "code_head": "patches",  # what a patch shows next is seen in its neighbours: measured
                 "feedback": "expected",  # differentiable; what `step` feeds back for a predicted frame
                 "num_outcomes": 0,  # chance codes; 0: none
             },

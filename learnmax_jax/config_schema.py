@@ -194,6 +194,7 @@ FIELDS: Mapping[str, Field] = {
     "dynamics.action_input": choice("sum", "token"),
     "dynamics.action_embedding": choice("atomic", "compositional"),
     "dynamics.token_position": choice("learned", "rows_columns", "none"),
+    "dynamics.code_head": choice("whole", "patches"),
     "dynamics.feedback": choice("expected", "argmax"),
     "dynamics.num_outcomes": count("outcomes; 0 for no chance", "[0, inf)"),
     "support.minimum": number("(-inf, 0]", "rescaled return"),

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 # One-hot codes up to this many, else the codes' vectors: the probe's normal equations have to be solved.
-MOST_FEATURES = 4096
+MOST_FEATURES = 8192
 # Frames of a room from which it has a probe of its own.
 LEAST_FRAMES = 256
 

@@ -31,10 +31,10 @@ def num_patches(observation_shape: tuple[int, int, int], patch_size: int) -> int
     return rows * columns
 
 
-def num_tokens(layout: str, observation_shape: tuple[int, int, int], patch_size: int) -> int:
-    """N: one for the whole frame, one a patch, or both."""
+def num_places(layout: str, observation_shape: tuple[int, int, int], patch_size: int) -> int:
+    """P: what is encoded apart, the whole frame, every patch, or both."""
     patches = num_patches(observation_shape, patch_size)
-    return {"frame": 1, "grid": 1, "patch": patches, "anchor": 1 + patches}[layout]
+    return {"frame": 1, "grid": patches, "patch": patches, "anchor": 1 + patches}[layout]
 
 
 def to_patches(frames: Array, patch_size: int) -> Array:
@@ -105,7 +105,7 @@ class ChannelBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`[B, H, W, C]` float32 in [0, 1] -> `[B, N, encoding_dim]`."""
+    """`[B, H, W, C]` float32 -> `[B, P, encoding_dim]`."""
 
     layout: str
     encoding_dim: int
@@ -118,26 +118,24 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, frames: Array) -> Array:
         x = ChannelDense(self.width, name="patches")(to_patches(frames, self.patch_size))
-        position = self.param("position", nn.initializers.normal(0.02), (x.shape[0], self.width))
-        x = x + position[:, None]
+        # A code of the grid speaks of what is in its patch: neither where that is nor what moves elsewhere changes it.
+        mixes = self.layout != "grid"
+        if mixes:
+            x = x + self.param("position", nn.initializers.normal(0.02), (x.shape[0], self.width))[:, None]
         for _ in range(self.num_blocks):
-            # A code of the grid speaks of its own patch only: what moves elsewhere must not change it.
-            mixes = self.layout != "grid"
             x = MixerBlock(self.token_hidden, self.channel_hidden)(x) if mixes else ChannelBlock(self.channel_hidden)(x)
         x = jnp.swapaxes(nn.LayerNorm()(x), 0, 1)
-        if self.layout == "grid":
-            return ChannelDense(self.encoding_dim // x.shape[1], name="to_groups")(x).reshape(x.shape[0], 1, -1)
         tokens = []
         if self.layout in ("frame", "anchor"):
             whole = nn.Dense(self.encoding_dim, name="to_frame_token")(x.reshape(x.shape[0], -1))
             tokens.append(whole[:, None])
-        if self.layout in ("patch", "anchor"):
+        if self.layout in ("grid", "patch", "anchor"):
             tokens.append(ChannelDense(self.encoding_dim, name="to_patch_tokens")(x))
         return jnp.concatenate(tokens, axis=1)
 
 
 class Decoder(nn.Module):
-    """`[B, N, encoding_dim]` -> `[B, H, W, C]` float32, about [0, 1], not clipped."""
+    """`[B, P, encoding_dim]` -> `[B, H, W, C]` float32, not clipped."""
 
     layout: str
     observation_shape: tuple[int, int, int]
@@ -155,11 +153,8 @@ class Decoder(nn.Module):
         if self.layout in ("frame", "anchor"):
             whole = nn.Dense(patches * self.width, name="from_frame_token")(tokens[:, 0])
             x = x + jnp.swapaxes(whole.reshape(-1, patches, self.width), 0, 1)
-        if self.layout in ("patch", "anchor"):
+        if self.layout in ("grid", "patch", "anchor"):
             x = x + ChannelDense(self.width, name="from_patch_tokens")(jnp.swapaxes(tokens[:, -patches:], 0, 1))
-        if self.layout == "grid":
-            groups = jnp.swapaxes(tokens.reshape(tokens.shape[0], patches, -1), 0, 1)
-            x = x + ChannelDense(self.width, name="from_groups")(groups)
         for _ in range(self.num_blocks):
             x = MixerBlock(self.token_hidden, self.channel_hidden)(x)
         # Zero at the start: a decoder that first has to unlearn random pictures pushes all encodings the
@@ -176,9 +171,9 @@ class Parts:
 
     observation_shape: tuple[int, int, int]
     init: Callable[[Array, Array], Params]
-    encode: Callable[[Params, Array, Array], Array]  # uint8, background in [0, 1], [B, H, W, C] -> [B, N, K]
-    reconstruct: Callable[[Params, Array, Array], Array]  # [B, N, G, D], background -> [B, H, W, C], about [0, 1]
-    mean_by_code: Callable[[Array], Array]  # [B, H, W, C] -> mean over the pixels each code speaks of [B, N, G]
+    encode: Callable[[Params, Array, Array], Array]  # uint8, background in [0, 1], [B, H, W, C] -> [B, P, K]
+    reconstruct: Callable[[Params, Array, Array], Array]  # [B, P, g, D], background -> [B, H, W, C], about [0, 1]
+    mean_by_code: Callable[[Array], Array]  # [B, H, W, C] -> mean over the pixels each code speaks of [B, P, g]
     quantizer: Quantizer
 
 
@@ -191,8 +186,8 @@ def network_parts(
     num_groups: int,
     raw: bool,
 ) -> Parts:
-    """Learned networks for G groups; `raw` hands the quantiser pixels instead of the encoder's output."""
-    tokens = num_tokens(encoder.layout, observation_shape, encoder.patch_size)
+    """Learned networks for g groups a place; `raw` hands the quantiser pixels instead of the encoder's output."""
+    tokens = num_places(encoder.layout, observation_shape, encoder.patch_size)
 
     def init(rng_key: Array, observation: Array) -> Params:
         encoder_key, decoder_key = jax.random.split(rng_key)
@@ -215,10 +210,8 @@ def network_parts(
     def mean_by_code(pixels: Array) -> Array:
         whole = jnp.mean(pixels, axis=(1, 2, 3))[:, None]
         patches = jnp.mean(to_patches(pixels, encoder.patch_size), axis=-1).T
-        if encoder.layout == "grid":
-            return jnp.repeat(patches, num_groups // patches.shape[1], axis=1)[:, None]
-        by_layout = {"frame": whole, "patch": patches, "anchor": jnp.concatenate([whole, patches], axis=1)}
-        return jnp.repeat(by_layout[encoder.layout][..., None], num_groups, axis=2)
+        by_layout = {"frame": whole, "anchor": jnp.concatenate([whole, patches], axis=1)}
+        return jnp.repeat(by_layout.get(encoder.layout, patches)[..., None], num_groups, axis=2)
 
     return Parts(observation_shape, init, encode, reconstruct, mean_by_code, quantizer)
 

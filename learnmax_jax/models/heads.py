@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from learnmax_jax.models.code_heads import PatchCodeHead, WholeCodeHead
 from learnmax_jax.models.joystick import BITS
 from learnmax_jax.types import Array, Outcome, Prediction
 
@@ -43,7 +44,8 @@ class TransitionHead(nn.Module):
     """A gated MLP of (latent, action): reward, novelty, continuation and the next codes.
 
     Next codes are predicted as a change on the present ones: each group's logits are new
-    evidence plus a learned push towards the code it already has. Where `action_bits` tells
+    evidence plus a learned push towards the code it already has (`code_head`: code_heads.CODE_HEADS; `patches` are the
+    rows and columns of the grid whose groups come first). Where `action_bits` tells
     which of the joystick's BITS each action closes, an action is embedded as their sum.
     """
 
@@ -54,6 +56,8 @@ class TransitionHead(nn.Module):
     num_outcomes: int
     head_width: int
     action_bits: tuple[tuple[int, ...], ...] | None
+    code_head: str
+    patches: tuple[int, int]
 
     def setup(self) -> None:
         zeros = nn.initializers.zeros
@@ -66,8 +70,11 @@ class TransitionHead(nn.Module):
         self.intrinsic = nn.Dense(self.num_bins, kernel_init=zeros)
         # Episodes are long: an untrained model should expect to live on.
         self.continuation = nn.Dense(1, kernel_init=zeros, bias_init=nn.initializers.constant(4.0))
-        self.codes = nn.Dense(self.num_groups * self.num_codes, kernel_init=nn.initializers.normal(0.02))
-        self.keep = nn.Dense(self.num_groups, kernel_init=zeros, bias_init=nn.initializers.constant(4.0))
+        if self.code_head == "whole":
+            self.codes = WholeCodeHead(self.num_groups, self.num_codes)
+        else:
+            rows, columns = self.patches
+            self.codes = PatchCodeHead(self.patches, self.num_groups // (rows * columns), self.head_width // 4)
         if self.num_outcomes:
             self.from_chance = nn.Embed(self.num_outcomes, 2 * self.head_width)
             self.prior = nn.Dense(self.num_outcomes, kernel_init=zeros)
@@ -103,12 +110,11 @@ class TransitionHead(nn.Module):
             chance_logits = jnp.zeros((latent.shape[0], 0))
         hidden = self._gated(mixed)
         pooled = hidden.mean(axis=1)
-        shape = (*hidden.shape[:2], self.num_groups, self.num_codes)
         return Outcome(
             reward_logits=self.reward(pooled),
             intrinsic_logits=self.intrinsic(pooled),
             continuation_logit=self.continuation(pooled)[:, 0],
-            code_logits=self.codes(hidden).reshape(shape) + self.keep(hidden)[..., None] * codes,
+            code_logits=self.codes(hidden, codes),
             chance_logits=chance_logits,
         )
 

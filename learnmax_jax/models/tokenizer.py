@@ -59,6 +59,8 @@ class Tokenizer:
       code_dim: D of a code vector.
       grid: (rows, columns) of the tokens that stand for patches, in reading order behind a whole-frame token if there
         is one; (0, 0) where that is the only one.
+      patches: (rows, columns) of the patches that the groups of the only token stand for, in reading order, as many of
+        each, before any other group; (0, 0) where they stand for none.
       init: (rng_key, example frames) -> TokenizerState.
       tokenise: (state, frames) -> codes `[B, N, G]` int32, by the slow copy.
       decode: (state, codes `[B, N, G]`) -> `[B, H, W, C]` float32 in 0..255, by the slow copy.
@@ -73,6 +75,7 @@ class Tokenizer:
     num_codes: int
     code_dim: int
     grid: tuple[int, int]
+    patches: tuple[int, int]
     init: Callable[[Array, Array], TokenizerState]
     tokenise: Callable[[TokenizerState, Array], Array]
     decode: Callable[[TokenizerState, Array], Array]
@@ -114,7 +117,8 @@ def make_tokenizer(
 
     Args:
       observation_shape: (H, W, C) of the uint8 frames.
-      layout: frame (one token, G codes, each of the whole frame), grid (one token, G codes, each of its own patch),
+      layout: frame (one token, G codes, each of the whole frame), grid (one token, G codes, as
+        many of each patch, whose codes mean the same everywhere),
         patch (a token a patch) or anchor (a whole-frame token, then the patches).
       quantizer: vq_ema, vq_grad, fsq, random (codes of raw pixels), growing (codes are patches; layout patch, G = 1,
         D = patch_size^2 C) or identity (the observation's integers
@@ -175,7 +179,6 @@ def make_tokenizer(
         quantizers.make_quantizer,
         kind=quantizer,
         distance=distance,
-        num_groups=num_groups,
         num_codes=num_codes,
         code_dim=code_dim,
         commitment=commitment,
@@ -194,7 +197,9 @@ def make_tokenizer(
                 f"Allowed: layout frame with num_groups {num_integers}. Nearest: {num_integers}"
             )
         tokens = 1
-        parts = autoencoder.identity_parts(observation_shape, quantise_with(input_dim=num_integers), num_codes)
+        parts = autoencoder.identity_parts(
+            observation_shape, quantise_with(input_dim=num_integers, num_groups=num_groups), num_codes
+        )
     else:
         if quantizer == "random" and layout == "anchor":
             raise ValueError(
@@ -208,13 +213,10 @@ def make_tokenizer(
                 f"num_groups={num_groups}: layout grid has as many groups for each of {patches} patches. "
                 f"Allowed: multiples of {patches}. Nearest: {nearest}"
             )
-        if quantizer == "random" and layout == "grid":
-            raise ValueError(
-                "layout=grid: the random quantiser projects a token's raw pixels. Allowed: frame, patch. Nearest: patch"
-            )
         if quantizer == "growing" and layout != "patch":
             raise ValueError(f"layout={layout}: growing keeps patches. Allowed: patch. Nearest: patch")
-        tokens = autoencoder.num_tokens(layout, observation_shape, patch_size)
+        tokens = 1 if layout == "grid" else autoencoder.num_places(layout, observation_shape, patch_size)
+        groups = num_groups // patches if layout == "grid" else num_groups  # of one place
         sizes = {
             "layout": layout,
             "patch_size": patch_size,
@@ -223,15 +225,15 @@ def make_tokenizer(
             "token_hidden": token_hidden,
             "channel_hidden": channel_hidden,
         }
-        encoding_dim = num_groups * code_dim
+        encoding_dim = groups * code_dim
         raw_dim = height * width_pixels * channels if layout == "frame" else patch_size**2 * channels
         input_dim = raw_dim if quantizer in quantizers.RAW_KINDS else encoding_dim
         parts = autoencoder.network_parts(
             autoencoder.Encoder(encoding_dim=encoding_dim, **sizes),
             autoencoder.Decoder(observation_shape=observation_shape, **sizes),
-            quantise_with(input_dim=input_dim),
+            quantise_with(input_dim=input_dim, num_groups=groups),
             observation_shape,
-            num_groups=num_groups,
+            num_groups=groups,
             raw=quantizer in quantizers.RAW_KINDS,
         )
     names_room = background == "median"
@@ -245,17 +247,19 @@ def make_tokenizer(
             f"num_medians={num_medians}: a room is named by one of num_codes={num_codes} codes. "
             f"Allowed: [1, {num_codes}]. Nearest: {num_codes}"
         )
-    shared = {"parts": parts, "motion_threshold": motion_threshold, "names_room": names_room}
+    places = 1 if quantizer == "identity" else autoencoder.num_places(layout, observation_shape, patch_size)
+    shared = {"parts": parts, "tokens": tokens, "motion_threshold": motion_threshold, "names_room": names_room}
     return Tokenizer(
         num_tokens=tokens,
         num_groups=num_groups + names_room,
         num_codes=num_codes,
         code_dim=code_dim,
         grid=(0, 0) if tokens == 1 else autoencoder.grid_shape(observation_shape, patch_size),
+        patches=autoencoder.grid_shape(observation_shape, patch_size) if layout == "grid" else (0, 0),
         init=partial(_init, parts, num_medians=num_medians),
         tokenise=partial(_tokenise, **shared),
-        decode=partial(_decode, parts, names_room=names_room),
-        code_vectors=partial(_code_vectors, parts, names_room=names_room),
+        decode=partial(_decode, parts, places=places, names_room=names_room),
+        code_vectors=partial(_code_vectors, parts, copies=places // tokens, names_room=names_room),
         loss=partial(tokenizer_loss, motion_weight=motion_weight, **shared),
         update=partial(
             _update, parts, median_step=median_step, new_median_share=new_median_share, slow_decay=slow_decay
@@ -280,6 +284,7 @@ def tokenizer_loss(
     observation: Array,
     *,
     parts: autoencoder.Parts,
+    tokens: int,
     motion_weight: float,
     motion_threshold: float,
     names_room: bool,
@@ -305,9 +310,7 @@ def tokenizer_loss(
     loss = reconstruction + quantised.loss
     foreground = jnp.sum(squared * off) / jnp.maximum(jnp.sum(off), 1)
     few = max(1, observation.shape[0] // 4)  # enough for a metric that costs a forward pass
-    slow_codes = _tokenise(
-        state, observation[:few], parts=parts, motion_threshold=motion_threshold, names_room=names_room
-    )
+    slow_codes = _codes(parts, state, observation[:few], background[:few])
     metrics = {
         "loss": loss,
         "reconstruction": reconstruction,
@@ -316,7 +319,7 @@ def tokenizer_loss(
         "foreground_error": 255.0 * jnp.sqrt(foreground),
         "codes_used": parts.quantizer.codes_used(state.quantizer),
         "perplexity": perplexity(state.quantizer.usage),
-        "code_drift": jnp.mean(quantised.codes[:few] != slow_codes[..., : quantised.codes.shape[-1]]),
+        "code_drift": jnp.mean(quantised.codes[:few] != slow_codes),
     }
     aux = {
         "seen": quantizers.Seen(
@@ -346,33 +349,42 @@ def _init(parts: autoencoder.Parts, rng_key: Array, observation: Array, *, num_m
     )
 
 
+def _codes(parts: autoencoder.Parts, state: TokenizerState, observation: Array, background: Array) -> Array:
+    """Codes `[B, P, g]` of what is encoded apart, by the slow copy."""
+    encoding = parts.encode(state.slow_params, observation, background)
+    return parts.quantizer.quantise(state.slow_params["quantizer"], state.slow_quantizer, encoding).codes
+
+
 def _tokenise(
     state: TokenizerState,
     observation: Array,
     *,
     parts: autoencoder.Parts,
+    tokens: int,
     motion_threshold: float,
     names_room: bool,
 ) -> Array:
     _check_frames(observation, parts)
     room, _ = medians.assign(state.medians, observation, threshold=motion_threshold)
-    encoding = parts.encode(state.slow_params, observation, _background(state.medians, room, names_room))
-    codes = parts.quantizer.quantise(state.slow_params["quantizer"], state.slow_quantizer, encoding).codes
+    codes = _codes(parts, state, observation, _background(state.medians, room, names_room))
+    codes = codes.reshape(codes.shape[0], tokens, -1)
     return jnp.concatenate([codes, room[:, None, None]], axis=-1) if names_room else codes
 
 
-def _decode(parts: autoencoder.Parts, state: TokenizerState, codes: Array, *, names_room: bool) -> Array:
+def _decode(parts: autoencoder.Parts, state: TokenizerState, codes: Array, *, places: int, names_room: bool) -> Array:
     chex.assert_rank(codes, 3)
     room = codes[:, 0, -1]
+    seen = codes[..., :-1] if names_room else codes
     vectors = parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer)
-    seen = look_up(vectors, codes[..., : vectors.shape[0]])
+    seen = look_up(vectors, seen.reshape(seen.shape[0], places, -1))
     pixels = parts.reconstruct(state.slow_params, seen, _background(state.medians, room, names_room))
     return 255.0 * jnp.clip(pixels, 0.0, 1.0)
 
 
-def _code_vectors(parts: autoencoder.Parts, state: TokenizerState, *, names_room: bool) -> Array:
-    """The quantiser's; a room's is a fixed random direction, since rooms have no order."""
+def _code_vectors(parts: autoencoder.Parts, state: TokenizerState, *, copies: int, names_room: bool) -> Array:
+    """The quantiser's, once for every patch of a grid; a room's is a fixed random direction: rooms have no order."""
     vectors = parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer)
+    vectors = jnp.tile(vectors, (copies, 1, 1))
     if not names_room:
         return vectors
     rooms = normalise(jax.random.normal(jax.random.key(0), (1, *vectors.shape[1:])))

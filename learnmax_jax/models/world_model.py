@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax import struct
 
 from learnmax_jax.models import joystick
+from learnmax_jax.models.code_heads import CODE_HEADS
 from learnmax_jax.models.dynamics import Context, Dynamics, Node
 from learnmax_jax.models.heads import PredictionHead, TransitionHead
 from learnmax_jax.models.tokenizer import Tokenizer, TokenizerState
@@ -144,6 +145,7 @@ def make_world_model(
     action_input: str,
     action_embedding: str,
     token_position: str,
+    code_head: str,
     feedback: str,
     num_outcomes: int,
     action_names: Sequence[str] = (),
@@ -160,6 +162,7 @@ def make_world_model(
       action_input: "sum" (added to every token) or "token" (a slot of its own in the frame's block).
       action_embedding: "atomic" (a vector each) or "compositional" (the sum of the joystick switches it closes).
       token_position: "learned", "rows_columns" or "none"; one token a frame has no places: "learned" only.
+      code_head: "whole" (next codes from the latent alone) or "patches" (each patch's from those round it; a grid's).
       feedback: what a predicted frame feeds back: "expected" (mean embedding under the marginals) or
         "argmax" (straight-through).
       num_outcomes: O, how many outcomes chance may pick between; 0 turns it off.
@@ -176,6 +179,7 @@ def make_world_model(
         ("action_input", action_input, ACTION_INPUTS),
         ("action_embedding", action_embedding, ACTION_EMBEDDINGS),
         ("token_position", token_position, TOKEN_POSITIONS),
+        ("code_head", code_head, CODE_HEADS),
         ("feedback", feedback, FEEDBACKS),
     ):
         if value not in allowed:
@@ -184,6 +188,11 @@ def make_world_model(
         raise ValueError(
             f"dynamics.token_position={token_position}: a frame of one token has no places to tell apart. "
             "Allowed: learned. Nearest: learned"
+        )
+    if code_head == "patches" and tokenizer.patches == (0, 0):
+        raise ValueError(
+            f"dynamics.code_head={code_head}: the codes of a frame's token stand for no patches. "
+            "Allowed: whole, or tokenizer.layout grid. Nearest: whole"
         )
     bits = None
     if action_embedding == "compositional":
@@ -214,6 +223,8 @@ def make_world_model(
             num_outcomes=num_outcomes,
             head_width=head_width,
             action_bits=bits,
+            code_head=code_head,
+            patches=tokenizer.patches,
         ),
     )
     slots = tokenizer.num_tokens + (action_input == "token")

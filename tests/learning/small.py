@@ -82,6 +82,7 @@ def small_world_model(tokenizer: Tokenizer, *, num_actions: int, **changes: Any)
         "action_input": "sum",
         "action_embedding": "atomic",
         "token_position": "learned",
+        "code_head": "whole",
         "feedback": "expected",
         "num_outcomes": 0,
     }

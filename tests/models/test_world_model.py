@@ -16,9 +16,13 @@ BATCH, TIME, STEPS, GROUPS, CODES = 2, 3, 3, 2, 5
 class Rollout:
     """A tiny bundle at the end of a random window, its functions compiled once."""
 
-    def __init__(self, num_tokens: int, feedback: str, num_outcomes: int) -> None:
+    def __init__(self, num_tokens: int, feedback: str, num_outcomes: int, code_head: str) -> None:
         self.bundle, self.params = tiny.make(
-            num_tokens=num_tokens, num_codes=CODES, feedback=feedback, num_outcomes=num_outcomes
+            num_tokens=num_tokens,
+            num_codes=CODES,
+            feedback=feedback,
+            num_outcomes=num_outcomes,
+            code_head=code_head,
         )
         rng = np.random.default_rng(0)
         self.codes = jnp.asarray(rng.integers(CODES, size=(BATCH, TIME, num_tokens, GROUPS)))
@@ -36,7 +40,11 @@ class Rollout:
         self.unroll = jax.jit(self.bundle.unroll)
 
 
-@pytest.fixture(scope="module", params=[(1, "expected", 0), (4, "argmax", 3)], ids=["N1", "N4-argmax-chance"])
+@pytest.fixture(
+    scope="module",
+    params=[(1, "expected", 0, "whole"), (4, "argmax", 3, "whole"), (1, "expected", 0, "patches")],
+    ids=["N1", "N4-argmax-chance", "N1-patches"],
+)
 def rollout(request: pytest.FixtureRequest) -> Rollout:
     return Rollout(*request.param)
 
@@ -82,7 +90,7 @@ def test_argmax_passes_the_soft_gradient_straight_through() -> None:
     """d codes / d weights is softmax's in both kinds, though `argmax` shows one-hot codes."""
     gradients = []
     for feedback in ("expected", "argmax"):
-        rollout = Rollout(1, feedback, 0)
+        rollout = Rollout(1, feedback, 0, "whole")
         weights = jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, 1, GROUPS, CODES)), jnp.float32)
 
         def loss(network: dict, rollout: Rollout = rollout, weights: jax.Array = weights) -> jax.Array:
@@ -93,7 +101,7 @@ def test_argmax_passes_the_soft_gradient_straight_through() -> None:
         gradients.append(jax.jit(jax.grad(loss))(rollout.params.network)["transition"])
     for soft, straight in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(soft, straight, atol=1e-6)
-    assert np.abs(gradients[0]["codes"]["kernel"]).max() > 1e-3
+    assert np.abs(gradients[0]["codes"]["codes"]["kernel"]).max() > 1e-3
 
 
 @pytest.mark.parametrize("rollout", [(4, "argmax", 3)], indirect=True, ids=["N4-argmax-chance"])
@@ -110,7 +118,7 @@ def test_open_loop_gradients_reach_the_first_step_through_the_path(rollout: Roll
 
 
 def test_chance_is_inferred_from_the_next_codes() -> None:
-    rollout = Rollout(4, "expected", 3)
+    rollout = Rollout(4, "expected", 3, "whole")
     infer = jax.jit(rollout.bundle.infer_chance)
     logits = infer(rollout.params, rollout.latents[:, 0], rollout.actions[:, 0], rollout.codes[:, 1])
     other = infer(rollout.params, rollout.latents[:, 0], rollout.actions[:, 0], (rollout.codes[:, 1] + 1) % CODES)
@@ -154,6 +162,7 @@ def test_predict_reads_all_tokens_alike(rollout: Rollout) -> None:
             {"action_embedding": "compositional", "action_names": ("NOOP", "0", "1", "2")},
             "dynamics.action_embedding=compositional: action '0' is no sum of UP, .*Allowed: atomic",
         ),
+        ({"code_head": "grid"}, "code_head=grid.*whole, patches"),
         ({"feedback": "soft"}, "feedback=soft.*expected, argmax"),
     ],
 )
@@ -170,6 +179,7 @@ def test_wrong_sizes_and_switches_are_refused(wrong: dict, message: str) -> None
         "action_input": "sum",
         "action_embedding": "atomic",
         "token_position": "learned",
+        "code_head": "whole",
         "feedback": "expected",
         "num_outcomes": 0,
     }

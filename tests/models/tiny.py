@@ -16,7 +16,8 @@ ACTION_NAMES = ("NOOP", "UPFIRE", "UP", "RIGHTFIRE", "RIGHT", "LEFT")
 def make_tokenizer(num_tokens: int, num_groups: int, num_codes: int) -> types.SimpleNamespace:
     """Codes are the integers of the frame's upper left corner; its state is the code vectors themselves.
 
-    Several tokens are a grid of two rows; an odd number has a whole-frame token in front.
+    Several tokens are a grid of two rows; an odd number has a whole-frame token in front. Of a single token the groups
+    are patches of two rows; an odd one stands behind them.
     """
     return types.SimpleNamespace(
         num_tokens=num_tokens,
@@ -24,6 +25,7 @@ def make_tokenizer(num_tokens: int, num_groups: int, num_codes: int) -> types.Si
         num_codes=num_codes,
         code_dim=CODE_DIM,
         grid=(0, 0) if num_tokens == 1 else (2, num_tokens // 2),
+        patches=(2, num_groups // 2),
         code_vectors=lambda state: state,
         tokenise=lambda state, frames: frames[:, :num_tokens, :num_groups, 0].astype(jnp.int32) % num_codes,
         decode=lambda state, codes: codes[..., None].astype(jnp.float32),
@@ -42,6 +44,7 @@ def make(
     action_input: str = "sum",
     action_embedding: str = "atomic",
     token_position: str = "learned",
+    code_head: str = "whole",
     feedback: str = "expected",
     num_outcomes: int = 0,
     seed: int = 0,
@@ -61,6 +64,7 @@ def make(
         action_embedding=action_embedding,
         action_names=ACTION_NAMES[:num_actions],
         token_position=token_position,
+        code_head=code_head,
         feedback=feedback,
         num_outcomes=num_outcomes,
     )
