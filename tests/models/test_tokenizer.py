@@ -133,6 +133,18 @@ def test_a_code_of_the_grid_changes_with_its_own_patch_only() -> None:
     assert different[:, 10:12].any() and not np.delete(different, [10, 11], axis=1).any()
 
 
+def test_a_code_of_the_grid_means_the_same_everywhere() -> None:
+    tokenizer = make(layout="grid", num_groups=18)
+    state, _ = train(tokenizer, sprites(8), 30)
+    patch = np.random.default_rng(0).integers(0, 256, (4, 4, 1)).astype(np.uint8)
+    codes = np.asarray(tokenizer.tokenise(state, jnp.asarray(np.tile(patch, (3, 3, 1)))[None]))[0, 0]
+    np.testing.assert_array_equal(codes.reshape(9, 2), np.tile(codes[:2], (9, 1)))
+    vectors = np.asarray(tokenizer.code_vectors(state))
+    np.testing.assert_array_equal(vectors[::2], np.tile(vectors[:1], (9, 1, 1)))
+    assert not np.array_equal(vectors[0], vectors[1])
+    assert tokenizer.patches == (3, 3)
+
+
 def test_groups_of_the_grid_are_shared_out_evenly() -> None:
     with pytest.raises(ValueError, match=r"num_groups=20: .*multiples of 9\. Nearest: 18"):
         make_tokenizer(**(BASE | {"layout": "grid", "num_groups": 20}))

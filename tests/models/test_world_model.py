@@ -104,7 +104,7 @@ def test_argmax_passes_the_soft_gradient_straight_through() -> None:
     assert np.abs(gradients[0]["codes"]["codes"]["kernel"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("rollout", [(4, "argmax", 3)], indirect=True, ids=["N4-argmax-chance"])
+@pytest.mark.parametrize("rollout", [(4, "argmax", 3, "whole")], indirect=True, ids=["N4-argmax-chance"])
 def test_open_loop_gradients_reach_the_first_step_through_the_path(rollout: Rollout) -> None:
     """The last step's loss teaches the first one's inputs: nothing on the imagined path stops the gradient."""
 
