@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
             "tokenizer_updates": 2000,
             "model_updates": 4000,
             "tokenizer_with_model": False,
+            "windows": "rare",  # drawn by 1 / sqrt(n) of their keys; or "epochs": each transition once an epoch
             "test_share": 0.1,
             "overlap_length": 8,  # observations and actions in a row that only one part may hold
             "skip_damaged": False,

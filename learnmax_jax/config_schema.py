@@ -297,6 +297,7 @@ SECTIONS: tuple[Section, ...] = (
             "tokenizer_updates": count("updates of the tokenizer alone", "[0, inf)"),
             "model_updates": count("updates of the dynamics", "[0, inf)"),
             "tokenizer_with_model": switch(),
+            "windows": choice("rare", "epochs"),
             "test_share": number("[0, 1)", "share of the episodes"),
             "overlap_length": count("rows"),
             "skip_damaged": switch(),

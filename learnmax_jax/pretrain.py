@@ -76,13 +76,15 @@ def run(settings: config.Settings, *, data: pathlib.Path, workdir: pathlib.Path,
             files.callback(rows.close)
             config.dump(settings, workdir / "config.json")
             provenance.record(workdir)
+            likely = shares(settings, recorded)
             loader = dataset.Loader(
                 recorded,
                 seed=settings.seed,
                 batch_size=settings.learner.batch_size,
                 sequence_length=settings.learner.sequence_length,
                 num_observations=settings.tokenizer_learner.batch_size,
-                shares=shares(settings, recorded),
+                shares=likely,
+                window_shares=likely if section.windows == "rare" else None,
                 update=update,
             )
             files.callback(loader.close)
@@ -132,8 +134,16 @@ def _load(folder: pathlib.Path, **settings: Any) -> Dataset:
 
 
 def shares(settings: config.Settings, recorded: Dataset) -> np.ndarray | None:
-    """How likely the tokenizer sees each training frame: as in `zuma`, by the counts' keys, or all alike."""
+    """How likely each training frame is drawn: as `zuma`'s tokenizer draws, by the counts' keys; None for all alike.
+
+    Raises:
+      BadInput: rare windows are asked for, and nothing says what is rare.
+    """
     if "counts" not in settings:
+        if settings.pretrain.windows == "rare":
+            raise lifecycle.BadInput(
+                "pretrain.windows=rare: the section counts, which tells what is rare, is not there. Allowed: epochs"
+            )
         return None
     section = settings.counts
     grid = {name: section[name] for name in ("grid_height", "grid_width", "num_levels")}

@@ -28,6 +28,7 @@ SECTION = {
     "pretrain.tokenizer_updates": "6",
     "pretrain.model_updates": "6",
     "pretrain.tokenizer_with_model": "false",
+    "pretrain.windows": "rare",
     "pretrain.test_share": "0.2",
     "pretrain.overlap_length": "2",
     "pretrain.skip_damaged": "false",

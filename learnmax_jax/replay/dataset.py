@@ -4,8 +4,9 @@ A data set is a folder of shards. Its episodes go to the training or the test pa
 of where they stand in it. A test window that shares `overlap_length` consecutive
 (observation, action) pairs with the training part is no test: deterministic play repeats itself.
 
-What update u reads is a function of (seed, u) alone, so a resumed run reads on exactly:
-each epoch visits every training transition once, in an order of its own.
+What update u reads is a function of (seed, u) alone, so a resumed run reads on exactly.
+Windows come by epochs, each of which visits every training transition once in an order of its own, or
+by rarity: most of what deterministic play records it has recorded before.
 """
 
 import dataclasses
@@ -192,20 +193,28 @@ def held_out_windows(dataset: Dataset, *, length: int) -> tuple[np.ndarray, np.n
     return pairs[:, 0], pairs[:, 1]
 
 
-def draw(dataset: Dataset, update: int, *, seed: int, batch_size: int, sequence_length: int) -> Batch:
-    """The training batch of one update: a function of (seed, update) alone.
+def draw(
+    dataset: Dataset, update: int, *, seed: int, batch_size: int, sequence_length: int, shares: np.ndarray | None
+) -> Batch:
+    """The training batch of one update: a function of (seed, update) and shares.
 
     Args:
       dataset: Dataset.
       update: counted from 0.
       seed: of the order.
       batch_size: B. sequence_length: L.
+      shares: of `rarity`: how likely a window is drawn by each of the training rows; None for epochs.
     Returns:
       Batch `[B, L + 1, ...]`; each of an epoch's batches holds B other anchors.
     """
-    per_epoch = len(dataset.anchors) // batch_size
-    epoch, number = divmod(update, per_epoch)
-    chosen = _order(len(dataset.anchors), seed, epoch)[number * batch_size : (number + 1) * batch_size]
+    if shares is None:
+        per_epoch = len(dataset.anchors) // batch_size
+        epoch, number = divmod(update, per_epoch)
+        chosen = _order(len(dataset.anchors), seed, epoch)[number * batch_size : (number + 1) * batch_size]
+    else:
+        likely = shares[np.searchsorted(dataset.training_rows, dataset.anchors)]
+        generator = np.random.default_rng([seed, update, 3])
+        chosen = generator.choice(len(dataset.anchors), batch_size, p=likely / likely.sum())
     environment, anchor = np.divmod(dataset.anchors[chosen], dataset.begin.shape[1])
     offset = np.random.default_rng([seed, update, 1]).integers(0, sequence_length, batch_size)
     start = np.minimum(anchor - offset, dataset.end[environment, anchor] - sequence_length)
@@ -263,12 +272,20 @@ class Loader:
         sequence_length: int,
         num_observations: int,
         shares: np.ndarray | None,
+        window_shares: np.ndarray | None,
         update: int,
     ) -> None:
         """Starts to read for `update` and those after it; arguments as of `draw` and `draw_observations`."""
         self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="dataset")
         self._read = lambda update: (
-            draw(dataset, update, seed=seed, batch_size=batch_size, sequence_length=sequence_length),
+            draw(
+                dataset,
+                update,
+                seed=seed,
+                batch_size=batch_size,
+                sequence_length=sequence_length,
+                shares=window_shares,
+            ),
             draw_observations(dataset, update, seed=seed, num_observations=num_observations, shares=shares),
         )
         self._waiting = [self._pool.submit(self._read, update + ahead) for ahead in range(_AHEAD)]

@@ -107,18 +107,18 @@ def test_an_epoch_visits_each_training_transition_once(data: Dataset) -> None:
     per_epoch = len(data.anchors) // size
     seen = []
     for update in range(per_epoch):
-        index = dataset.draw(data, update, seed=3, batch_size=size, sequence_length=LENGTH).index
+        index = dataset.draw(data, update, seed=3, batch_size=size, sequence_length=LENGTH, shares=None).index
         seen += [(int(e), int(t)) for e, t in zip(index.environment, index.anchor)]
     assert len(set(seen)) == len(seen) == per_epoch * size
     times = np.arange(data.end.shape[1])[None]
     assert set(seen) <= set(map(tuple, np.argwhere(data.rows.valid & (times < data.end) & ~data.is_test).tolist()))
-    other = dataset.draw(data, per_epoch, seed=3, batch_size=size, sequence_length=LENGTH).index
+    other = dataset.draw(data, per_epoch, seed=3, batch_size=size, sequence_length=LENGTH, shares=None).index
     assert [(int(e), int(t)) for e, t in zip(other.environment, other.anchor)] != seen[:size]
 
 
 def test_windows_hold_the_rows_and_pad_behind_the_end(data: Dataset) -> None:
     for update in range(6):
-        batch = dataset.draw(data, update, seed=0, batch_size=16, sequence_length=LENGTH)
+        batch = dataset.draw(data, update, seed=0, batch_size=16, sequence_length=LENGTH, shares=None)
         for b in range(16):
             e, start, anchor = (int(x[b]) for x in (batch.index.environment, batch.index.start, batch.index.anchor))
             end = data.end[e, anchor]
@@ -134,9 +134,52 @@ def test_windows_hold_the_rows_and_pad_behind_the_end(data: Dataset) -> None:
             )
 
 
-def test_s4_70_the_order_after_a_resume_is_exact(data: Dataset) -> None:
+def brightness(frames: np.ndarray) -> np.ndarray:
+    """A key of each frame: two of its pixels."""
+    return np.asarray(frames)[:, 0, :2, 0]
+
+
+def test_rare_frames_are_drawn_by_one_over_root_n(data: Dataset) -> None:
+    shares = dataset.rarity(data, brightness)
+    keys = [tuple(key) for key in brightness(data.rows.observation.reshape(-1, *data.rows.observation.shape[2:]))]
+    keys = [keys[row] for row in data.training_rows]
+    weights = np.array([1 / np.sqrt(keys.count(key)) for key in keys])
+    np.testing.assert_allclose(shares, weights / weights.sum())
+    assert shares.max() > 1.3 * shares.min()
+
+
+def test_windows_and_frames_are_drawn_by_their_shares(data: Dataset) -> None:
+    shares = np.zeros(len(data.training_rows))
+    wanted = np.flatnonzero(np.isin(data.training_rows, data.anchors))[[3, 40]]
+    shares[wanted] = 0.2, 0.8
+    rows = {divmod(int(data.training_rows[i]), data.begin.shape[1]) for i in wanted}
+    drawn = []
+    for update in range(20):
+        index = dataset.draw(data, update, seed=0, batch_size=8, sequence_length=LENGTH, shares=shares).index
+        drawn += list(zip(np.asarray(index.environment).tolist(), np.asarray(index.anchor).tolist(), strict=True))
+    assert set(drawn) == rows
+    likelier = divmod(int(data.training_rows[wanted[1]]), data.begin.shape[1])
+    assert 0.6 < drawn.count(likelier) / len(drawn) < 0.95
+    frames = dataset.draw_observations(data, 0, seed=0, num_observations=64, shares=shares)
+    of_rows = {np.asarray(data.rows.observation[row]).tobytes() for row in rows}
+    assert {np.asarray(frame).tobytes() for frame in frames} == of_rows
+
+
+@pytest.mark.parametrize("windows", ["epochs", "rare"])
+def test_s4_70_the_order_after_a_resume_is_exact(data: Dataset, windows: str) -> None:
+    shares = dataset.rarity(data, brightness)
+
     def read(update: int, count: int) -> list[np.ndarray]:
-        loader = dataset.Loader(data, seed=1, batch_size=4, sequence_length=LENGTH, num_observations=5, update=update)
+        loader = dataset.Loader(
+            data,
+            seed=1,
+            batch_size=4,
+            sequence_length=LENGTH,
+            num_observations=5,
+            shares=shares,
+            window_shares=shares if windows == "rare" else None,
+            update=update,
+        )
         read = [jax.device_get(next(loader)) for _ in range(count)]
         loader.close()
         return [leaf for item in read for leaf in jax.tree.leaves(item)]
