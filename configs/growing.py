@@ -24,7 +24,6 @@ def get_config() -> ConfigDict:
             "error": 0.0,  # grey levels; 0: the distance alone decides
             "limit": 64,  # codes an update
         }
-    config.dynamics.code_head = "whole"
     config.learner.batch_size = 2  # 49 tokens a frame
     config.learner.sequence_length = 16
     config.learner.replay_ratio = 0.0625

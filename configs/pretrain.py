@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.loss_weights.intrinsic = 0.0
     with config.unlocked():
         config.pretrain = {
-            "tokenizer_updates": 2000,
+            "tokenizer_updates": 1000,
             "model_updates": 4000,
             "tokenizer_with_model": False,
             "windows": "rare",  # drawn by 1 / sqrt(n) of their keys; or "epochs": each transition once an epoch

@@ -30,7 +30,6 @@ def get_config() -> ConfigDict:
     config.dynamics.num_heads = 2
     config.dynamics.mlp_width = 64
     config.dynamics.head_width = 32
-    config.dynamics.code_head = "whole"
     config.search.num_simulations = 4
     config.search.max_depth = 3
     config.exploration.num_exploit_envs = 1
