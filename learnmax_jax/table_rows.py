@@ -56,7 +56,6 @@ _KEY_DOOR = {
     "tokenizer.layout": "frame",
     "tokenizer.quantizer": "identity",
     "tokenizer.background": "none",
-    "dynamics.code_head": "whole",
     "tokenizer.num_groups": "2",
     "tokenizer.num_codes": "32",
     "tokenizer.code_dim": "32",
@@ -80,7 +79,6 @@ def _random_table(num_states: int) -> dict[str, str]:
         "tokenizer.layout": "frame",
         "tokenizer.quantizer": "identity",
         "tokenizer.background": "none",
-        "dynamics.code_head": "whole",
         "tokenizer.num_groups": "2",
         "tokenizer.num_codes": "16",
         "tokenizer.code_dim": "16",
@@ -119,15 +117,15 @@ _TOKENIZER_ONLY = {
     "pretrain.checkpoint_every_updates": "300",
 }
 _MODEL_ONLY = {
+    "learner.batch_size": "8",
     "pretrain.tokenizer_updates": "0",
     "pretrain.model_updates": "200",
     "pretrain.examine_every_updates": "200",
     "pretrain.checkpoint_every_updates": "200",
 }
-_WHOLE = {"dynamics.code_head": "whole"}
-_FRAME = {**_WHOLE, "tokenizer.layout": "frame", "tokenizer.num_groups": "32"}
+_FRAME = {"tokenizer.layout": "frame", "tokenizer.num_groups": "32"}
 _PLAIN = {"tokenizer.background": "none"}
-_PATCHES = {**_PLAIN, **_WHOLE, "tokenizer.layout": "patch", "tokenizer.num_groups": "1", "tokenizer.num_codes": "256"}
+_PATCHES = {**_PLAIN, "tokenizer.layout": "patch", "tokenizer.num_groups": "1", "tokenizer.num_codes": "256"}
 # Attention over patches costs many times a frame's token.
 _FEW_PATCHES = {
     **_PATCHES,
@@ -191,7 +189,8 @@ TABLES: dict[str, Table] = {
         shared={**_MODEL_ONLY, "init.parts": "tokenizer"},
         rows={
             "default: learned code embedding, summed atomic action": (_ROUTE, {}),
-            "next codes from the latent alone": (_ROUTE, _WHOLE),
+            "next codes from each patch's neighbours": (_ROUTE, {"dynamics.code_head": "patches"}),
+            "windows by epochs, not by rarity": (_ROUTE, {"pretrain.windows": "epochs"}),
             "quantised vectors": (_ROUTE, {"dynamics.code_input": "quantised"}),
             "whitened vectors": (_ROUTE, {"dynamics.code_input": "whitened"}),
             "learned and quantised": (_ROUTE, {"dynamics.code_input": "both"}),

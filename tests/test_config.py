@@ -105,7 +105,7 @@ BAD = [
         "Allowed: atomic, or an environment whose actions are joystick positions. Nearest: atomic",
     ),
     (["--config.support.num_bins=50"], "support.num_bins=50", "Nearest: "),
-    (["--config.tokenizer.num_medians=33"], "tokenizer.num_medians=33: a room", "Nearest: 32"),
+    (["--config.tokenizer.num_medians=65"], "tokenizer.num_medians=65: a room", "Nearest: 64"),
     (["--config.tokenizer.layout=patch"], "tokenizer.background=median: the room", "Nearest: none"),
     (["--config.search.num_simulations=0"], "search.num_simulations=0: search.kind", "Nearest: 1"),
     (["--config.exploration.num_exploit_envs=65"], "exploration.num_exploit_envs=65: exceeds", "Nearest: 64"),
@@ -117,7 +117,8 @@ BAD = [
 def test_the_switches_of_the_dynamics_go_together(action_set: int) -> None:
     switches = {"action_input": "token", "action_embedding": "compositional", "token_position": "rows_columns"}
     lines = [f"--config.dynamics.{name}={value}" for name, value in (switches | {"code_input": "whitened"}).items()]
-    settings = read(*lines, "--config.tokenizer.layout=anchor", f"--config.env.action_set={action_set}")
+    layout = ("--config.tokenizer.layout=anchor", "--config.tokenizer.background=none")
+    settings = read(*lines, *layout, f"--config.env.action_set={action_set}")
     assert {name: settings.dynamics[name] for name in switches} == switches
 
 
