@@ -1,5 +1,6 @@
 """Settings of every test; they must stand before the first import of JAX."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -7,6 +8,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Repeated runs, and the commands that tests start, find their compiled programs here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+# Tests compile more than they run: the older emitters compile in half the time. Later jaxlibs refuse the flag.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 from learnmax_jax import config as settings_door
 
