@@ -319,6 +319,14 @@ SECTIONS: tuple[Section, ...] = (
         },
     ),
     Section(
+        "patch_counts",
+        {
+            "grid_height": count("cells", "[1, 84]"),
+            "grid_width": count("cells", "[1, 84]"),
+            "num_levels": count("grey levels", "[2, 256]"),
+        },
+    ),
+    Section(
         "coin_flip",
         {
             "num_flips": count("coins a row"),

@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from learnmax_jax.exploration import coin_flip, counts, disagreement, optimism
+from learnmax_jax.exploration import coin_flip, counts, disagreement, optimism, patch_counts
 from learnmax_jax.exploration.kind import Kind, Paid, Parts
 from learnmax_jax.models.world_model import ModelParams
 from learnmax_jax.types import Array, Batch, Metrics
 
 KINDS: dict[str, Callable[..., Kind]] = {
     "counts": counts.make,
+    "patch_counts": patch_counts.make,
     "coin_flip": coin_flip.make,
     "disagreement": disagreement.make,
     "optimism": optimism.make,
