@@ -16,8 +16,10 @@ import numpy as np
 
 from learnmax_jax import agent as agents
 from learnmax_jax import config, lifecycle, provenance
-from learnmax_jax.agent import Agent, State
+from learnmax_jax import step as steps
+from learnmax_jax.agent import Agent
 from learnmax_jax.replay import buffer
+from learnmax_jax.step import State
 from learnmax_jax.types import Array
 
 SEARCH_ENVIRONMENTS, SEARCH_SIMULATIONS = 64, 16
@@ -35,7 +37,7 @@ def measure(settings: config.Settings, *, rounds: int) -> dict[str, Any]:
     """
     with lifecycle.bad_input():
         agent = agents.build(settings)
-    state = _filled(agent, agents.init_state(agent))
+    state = _filled(agent, steps.init_state(agent))
     parts, compile_seconds = _parts(agent, state)
     del state  # each part carries its own
     times: dict[str, list[float]] = {name: [] for name in parts}
@@ -46,12 +48,12 @@ def measure(settings: config.Settings, *, rounds: int) -> dict[str, Any]:
             times[name].append(time.perf_counter() - begin)
     median = {name: float(np.median(values)) for name, values in times.items()}
     observations = agent.updates_per_step * settings.learner.batch_size * settings.learner.sequence_length
-    steps = agent.steps_per_call
+    agent_steps = agent.steps_per_call
     return {
-        "emulator_steps_per_second": steps / median["emulators"],
-        "act_steps_per_second": steps / median["act"],
+        "emulator_steps_per_second": agent_steps / median["emulators"],
+        "act_steps_per_second": agent_steps / median["act"],
         "learn_observations_per_second": observations / median["learn"],
-        "step_steps_per_second": steps / median["step"],
+        "step_steps_per_second": agent_steps / median["step"],
         "step_over_parts": float(
             np.median(np.array(times["step"]) / (np.array(times["act"]) + np.array(times["learn"])))
         ),
@@ -95,18 +97,18 @@ def _parts(agent: Agent, state: State) -> tuple[dict[str, Callable[[], Any]], fl
 
     def learn(state: State, rng_key: Array) -> State:
         num_updates = jnp.asarray(agent.updates_per_step)
-        learned = agents.learn(
+        learned = steps.learn(
             state.train, state.replay, state.novelty, state.actor.beta, rng_key, num_updates, agent=agent
         )
         return state.replace(train=learned.train, replay=learned.replay, novelty=learned.novelty)
 
     def step(state: State, rng_key: Array) -> State:
-        return agents.act_learn_step(state.replace(rng_key=rng_key), agent=agent)[0]
+        return steps.act_learn_step(state.replace(rng_key=rng_key), agent=agent)[0]
 
     env_key = jax.random.fold_in(state.rng_key, 1)
     # One pool a part: a program keeps the pool it was traced with.
     copies = {
-        name: jax.tree.map(jnp.copy, state).replace(actor=agents.start_actor(agent.player, state.train.model, env_key))
+        name: jax.tree.map(jnp.copy, state).replace(actor=steps.start_actor(agent.player, state.train.model, env_key))
         for name in ("act", "learn", "step")
     }
     env_state, _ = agent.environments.reset(env_key)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from learnmax_jax import agent as agents
 from learnmax_jax import checkpoints, config, lifecycle
+from learnmax_jax import step as steps
 from learnmax_jax.acting.actor import ActorState, ActOutput
 from learnmax_jax.models.world_model import ModelParams
 from learnmax_jax.types import Array
@@ -98,7 +99,7 @@ class Evaluator:
         player = self.player
         num_episodes, max_episode_steps = player.environments.num_envs, player.config.env.max_episode_steps
         env_key, act_key = jax.random.split(rng_key)
-        state = agents.start_actor(player, params, env_key)
+        state = steps.start_actor(player, params, env_key)
         scores, lengths = np.zeros(num_episodes), np.zeros(num_episodes, int)
         over = np.zeros(num_episodes, bool)
         rooms: set[int] = set()
@@ -169,7 +170,7 @@ def restore(workdir: pathlib.Path) -> tuple[config.Settings, ModelParams, Array,
     settings = config.check(config.load_saved(workdir / "config.json").as_configdict())
     with lifecycle.bad_input():
         agent = agents.build(settings)
-    restored = checkpoints.restore(workdir / "checkpoints", agents.to_save(agent, agents.state_spec(agent)))
+    restored = checkpoints.restore(workdir / "checkpoints", steps.to_save(agent, steps.state_spec(agent)))
     if restored is None:
         raise lifecycle.BadInput(f"workdir={workdir}: holds no checkpoint yet. Allowed: a run that has saved one.")
     return settings, restored.state["train"].model, restored.state["rng_key"], restored.step

@@ -198,6 +198,7 @@ def _play_run(settings: config.Settings, workdir: pathlib.Path, begin: int) -> I
     """The newest good checkpoint of a run, over the `callback` backend, with the run's betas and Gumbel noise."""
     from learnmax_jax import agent as agents
     from learnmax_jax import evaluation
+    from learnmax_jax import step as steps
 
     saved, params, _, _ = evaluation.restore(workdir)
     section = saved.as_configdict()
@@ -209,7 +210,7 @@ def _play_run(settings: config.Settings, workdir: pathlib.Path, begin: int) -> I
     act = jax.jit(lambda state, key: evaluation.act_without_counts(player, params, state, key))
     env_key, act_key = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), begin))
     env_state, time_step = player.environments.reset(env_key)
-    state = agents.actor_at(player, params, env_state, time_step)
+    state = steps.actor_at(player, params, env_state, time_step)
     before = jax.device_get(time_step.probe)
     for phase in itertools.count():
         state, output = act(state, jax.random.fold_in(act_key, phase))

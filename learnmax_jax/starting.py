@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from learnmax_jax import agent as agents
 from learnmax_jax import checkpoints, config, config_schema, lifecycle
+from learnmax_jax import step as steps
 from learnmax_jax.agent import Agent
 from learnmax_jax.learning.learner import TrainState
 
@@ -45,7 +46,7 @@ def restore(workdir: pathlib.Path) -> TrainState:
     settings = config.check(config.load_saved(workdir / "config.json").as_configdict())
     with lifecycle.bad_input():
         agent = agents.build(settings)
-    like = {"train": spec(agent)} if "pretrain" in settings else agents.to_save(agent, agents.state_spec(agent))
+    like = {"train": spec(agent)} if "pretrain" in settings else steps.to_save(agent, steps.state_spec(agent))
     restored = checkpoints.restore(workdir / "checkpoints", like)
     if restored is None:
         raise lifecycle.BadInput(f"init.workdir={workdir}: holds no checkpoint. Allowed: a run that has saved one.")

@@ -36,9 +36,11 @@ from learnmax_jax import (
     provenance,
     starting,
 )
-from learnmax_jax.agent import Agent, Outputs, State
+from learnmax_jax import step as steps
+from learnmax_jax.agent import Agent
 from learnmax_jax.positions import Positions
 from learnmax_jax.replay import shards
+from learnmax_jax.step import Outputs, State
 from learnmax_jax.tally import Tally
 
 # Added to a step and folded into the run's key, far above the bare steps that acting folds in:
@@ -108,9 +110,9 @@ def _check_workdir(settings: config.Settings, workdir: pathlib.Path) -> None:
 
 def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
     """A fresh state, or the newest good checkpoint's with the replay refilled from the shards."""
-    restored = checkpoints.restore(workdir / "checkpoints", agents.to_save(agent, agents.state_spec(agent)))
+    restored = checkpoints.restore(workdir / "checkpoints", steps.to_save(agent, steps.state_spec(agent)))
     if restored is None:
-        state = agents.init_state(agent)
+        state = steps.init_state(agent)
         return state.replace(train=starting.begin(agent, state.train)), Tally()
     saved, step = restored.state, restored.step
     with _shards_in(workdir):
@@ -118,7 +120,7 @@ def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
         replay = shards.refill(agent.replay, empty, shards.ShardReader(workdir / "shards"), step)
     actor = saved.get("actor")
     if actor is None:
-        actor = agents.start_actor(
+        actor = steps.start_actor(
             agent.player, saved["train"].model, jax.random.fold_in(saved["rng_key"], _RESUME + step)
         )
     state = State(
@@ -219,7 +221,7 @@ class Run:
 
     def loop(self, state: State) -> None:
         """Steps until the budget is spent; step k's outputs are read while step k + 1 runs."""
-        act_learn_step = agents.compile_step(self.agent)
+        act_learn_step = steps.compile_step(self.agent)
         first_step, last_step = int(state.step), num_steps(self.agent.config)
         step, waiting = first_step, None
         while step < last_step:
@@ -322,7 +324,7 @@ class Run:
 
     def save(self, state: State, outputs: Outputs, step: int) -> None:
         """Commits a checkpoint whose transitions are safe, then lets go of shards that no kept one needs."""
-        saved = agents.to_save(self.agent, state)
+        saved = steps.to_save(self.agent, state)
         # Finite losses and gradients may still end in parameters that are not.
         if postmortem.first_bad_leaf(jax.device_get(saved)):
             raise self.failure(outputs, state, step)

@@ -21,7 +21,9 @@ from ml_collections import ConfigDict
 
 from learnmax_jax import agent as agents
 from learnmax_jax import config, lifecycle, provenance, results
-from learnmax_jax.agent import Agent, State
+from learnmax_jax import step as steps
+from learnmax_jax.agent import Agent
+from learnmax_jax.step import State
 from learnmax_jax.types import Array
 
 # Greedy evaluations in a row that have to find it.
@@ -146,7 +148,7 @@ class Solver:
 
     def score(self, state: State) -> float:
         """What one greedy episode at beta 0 pays; the worlds are deterministic, so any other pays the same."""
-        actor = agents.actor_at(self.agent.player, state.train.model, *self._reset)
+        actor = steps.actor_at(self.agent.player, state.train.model, *self._reset)
         actor = actor.replace(beta=jnp.zeros_like(actor.beta))
         novelty, paid, running = state.novelty, 0.0, True
         for phase in range(-(-self.agent.config.evaluation.max_episode_steps // self.agent.config.actor.num_steps)):
@@ -162,8 +164,8 @@ class Solver:
 
 
 def _start(agent: Agent, rng_key: Array, reset: Any) -> State:
-    learning = agents.init_learning(agent, rng_key)
-    return State(actor=agents.actor_at(agent.player, learning["train"].model, *reset), **learning)
+    learning = steps.init_learning(agent, rng_key)
+    return State(actor=steps.actor_at(agent.player, learning["train"].model, *reset), **learning)
 
 
 def _act(agent: Agent, params: Any, actor: Any, novelty: Any, rng_key: Array, scale: Array, epsilon: Array) -> Any:
@@ -176,7 +178,7 @@ def _learn(agent: Agent, state: State, transitions: Any, rng_key: Array) -> tupl
     """Stores an act phase and learns: (state, whether all was finite)."""
     replay = agent.replay.add(state.replay, transitions)
     num_updates = jnp.where(agent.replay.can_sample(replay), agent.updates_per_step, 0)
-    learned = agents.learn(state.train, replay, state.novelty, state.actor.beta, rng_key, num_updates, agent=agent)
+    learned = steps.learn(state.train, replay, state.novelty, state.actor.beta, rng_key, num_updates, agent=agent)
     state = state.replace(train=learned.train, replay=learned.replay, novelty=learned.novelty, step=state.step + 1)
     return state, learned.finite
 

@@ -16,6 +16,7 @@ import pytest
 
 from learnmax_jax import agent as agents
 from learnmax_jax import checkpoints, config, config_schema, evaluation, lifecycle, metrics, train
+from learnmax_jax import step as steps
 from learnmax_jax.replay import shards
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -84,7 +85,7 @@ def run(settings: config.Settings, workdir: pathlib.Path, stop: Any = None) -> i
 
 
 _programs: dict[Any, Any] = {}
-_compile_step, _evaluator = agents.compile_step, evaluation.Evaluator
+_compile_step, _evaluator = steps.compile_step, evaluation.Evaluator
 
 
 def share_programs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,11 @@ from flax import struct
 
 from learnmax_jax import agent as agents
 from learnmax_jax import config as configs
-from learnmax_jax.agent import Agent, Outputs, State, act_learn_step
+from learnmax_jax import step as steps
+from learnmax_jax.agent import Agent
 from learnmax_jax.exploration.kind import Paid
 from learnmax_jax.replay.buffer import bytes_per_row
+from learnmax_jax.step import Outputs, State, act_learn_step
 from learnmax_jax.types import Array, Batch, SequenceIndex
 from learnmax_jax.worlds import scripted
 
@@ -60,13 +62,13 @@ def step(agent: Agent) -> Iterator[Any]:
     """The compiled step, which may be traced once in this whole file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agents, "act_learn_step", chex.assert_max_traces(act_learn_step, n=1))
-        yield agents.compile_step(agent)
+        yield steps.compile_step(agent)
 
 
 @pytest.fixture(scope="module")
 def played(agent: Agent, step: Any) -> tuple[list[State], list[Outputs]]:
     """States before, between and after six steps, and the outputs."""
-    states, outputs = [agents.init_state(agent)], []
+    states, outputs = [steps.init_state(agent)], []
     for _ in range(NUM_STEPS):
         state, output = step(_copy(states[-1]))
         states.append(state)
@@ -82,7 +84,7 @@ def test_shapes_dtypes_and_finite_numbers(agent: Agent, played: Any) -> None:
         agents.transition_spec(agent),
     )
     chex.assert_trees_all_equal_dtypes(outputs[0].act.transitions, agents.transition_spec(agent))
-    chex.assert_trees_all_equal_shapes_and_dtypes(states[-1], agents.state_spec(agent))
+    chex.assert_trees_all_equal_shapes_and_dtypes(states[-1], steps.state_spec(agent))
     chex.assert_trees_all_equal_shapes_and_dtypes(outputs[0], outputs[-1])
     for output in outputs:
         assert bool(output.finite)
@@ -140,7 +142,7 @@ def test_n12_every_row_is_what_the_script_says(played: Any) -> None:
 
 def test_the_same_seed_is_the_same_run_to_the_bit(agent: Agent, step: Any, played: Any) -> None:
     states, outputs = played
-    state = agents.init_state(agent)
+    state = steps.init_state(agent)
     assert _same(state, states[0])
     for expected, told in zip(states[1:], outputs, strict=True):
         state, output = step(state)
@@ -149,7 +151,7 @@ def test_the_same_seed_is_the_same_run_to_the_bit(agent: Agent, step: Any, playe
 
 def test_another_seed_is_another_run(step: Any, played: Any) -> None:
     states, outputs = played
-    state = agents.init_state(_build(("seed", "1")))
+    state = steps.init_state(_build(("seed", "1")))
     assert not _same(state.train.network, states[0].train.network)
     _, output = step(state)
     assert not _same(output.act.transitions.action, outputs[0].act.transitions.action)
@@ -175,7 +177,7 @@ def test_nothing_is_transferred_within_a_step(step: Any, played: Any) -> None:
 
 
 def test_the_state_is_updated_in_place(agent: Agent, step: Any) -> None:
-    memory = step.lower(agents.state_spec(agent)).compile().memory_analysis()
+    memory = step.lower(steps.state_spec(agent)).compile().memory_analysis()
     assert memory.alias_size_in_bytes == memory.argument_size_in_bytes
     assert memory.temp_size_in_bytes < 1024 * bytes_per_row(agents.transition_spec(agent))
 
@@ -215,7 +217,7 @@ def test_n14_no_key_is_used_twice() -> None:
     key_reuse = pytest.importorskip("jax.experimental.key_reuse._core")
     # Without the tree: mctx gives one key to both sides of a batched condition and takes one side's answer.
     agent = _build(("search.kind", "none"))
-    key_reuse.check_key_reuse(partial(act_learn_step, agent=agent), agents.state_spec(agent))
+    key_reuse.check_key_reuse(partial(act_learn_step, agent=agent), steps.state_spec(agent))
 
     def careless(key: Array) -> Array:
         return jax.random.normal(key) + jax.random.uniform(key)
@@ -229,7 +231,7 @@ def test_n14_the_first_reset_shares_its_key_with_no_step(agent: Agent) -> None:
     environments = types.SimpleNamespace(**vars(agent.environments))
     environments.reset = lambda key: seen.append(key) or agent.environments.reset(key)
     player = types.SimpleNamespace(**(vars(agent.player) | {"environments": environments}))
-    state = agents.init_state(types.SimpleNamespace(**(vars(agent) | {"player": player})))  # type: ignore[arg-type]
+    state = steps.init_state(types.SimpleNamespace(**(vars(agent) | {"player": player})))  # type: ignore[arg-type]
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(state.rng_key, jnp.arange(100_000))
     taken = jax.random.key_data(keys)
     assert not (taken == jax.random.key_data(seen[0])[None]).all(axis=1).any()
@@ -242,7 +244,7 @@ class _Train:
     target_model: Array
 
 
-def _learn(num_updates: int, bad: tuple[int, ...]) -> agents.Learned:
+def _learn(num_updates: int, bad: tuple[int, ...]) -> steps.Learned:
     """`learn` with parts that only count: batch i's weights are i, and the updates in `bad` are not finite."""
     rows = _zeros_like_batch()
 
@@ -262,7 +264,7 @@ def _learn(num_updates: int, bad: tuple[int, ...]) -> agents.Learned:
             update_priorities=lambda state, index, priorities: state + 1,
         ),
     )
-    run = jax.jit(partial(agents.learn, agent=parts))  # type: ignore[arg-type]
+    run = jax.jit(partial(steps.learn, agent=parts))  # type: ignore[arg-type]
     zero = jnp.zeros(())
     return run(_Train(zero), zero, zero, jnp.zeros(1), jax.random.key(0), jnp.asarray(num_updates, jnp.int32))
 
@@ -293,7 +295,7 @@ def test_f14_the_first_batch_that_was_not_finite_is_kept() -> None:
 @pytest.mark.parametrize("path", sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py")))
 def test_every_config_builds_and_its_step_has_shapes(path: str) -> None:
     agent = _build(path=f"configs/{path}")
-    spec = agents.state_spec(agent)
+    spec = steps.state_spec(agent)
     state, outputs = jax.eval_shape(partial(act_learn_step, agent=agent), spec)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, spec)
     rows = (agent.environments.num_envs, agent.config.actor.num_steps)
@@ -340,7 +342,7 @@ def test_memory_beside_the_state_does_not_grow_with_the_replay() -> None:
     temporary = []
     for capacity in (1024, 2048):
         agent = _build(*LEAN, ("replay.capacity", str(capacity)))
-        memory = agents.compile_step(agent).lower(agents.state_spec(agent)).compile().memory_analysis()
+        memory = steps.compile_step(agent).lower(steps.state_spec(agent)).compile().memory_analysis()
         assert memory.alias_size_in_bytes == memory.argument_size_in_bytes
         temporary.append(memory.temp_size_in_bytes)
     # 1024 rows more are 7 MB more, were they copied anywhere.

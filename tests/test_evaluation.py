@@ -13,6 +13,7 @@ from PIL import Image
 from experiments import evaluate
 from learnmax_jax import agent as agents
 from learnmax_jax import checkpoints, config, evaluation, lifecycle
+from learnmax_jax import step as steps
 from learnmax_jax.acting.actor import ActOutput
 from learnmax_jax.types import Probe, Transition
 from tests import runs
@@ -130,7 +131,7 @@ def test_it_plays_at_beta_0_without_noise_over_emulators_of_its_own(params: Any)
     assert (chosen.env.backend, chosen.env.protocol, chosen.env.num_envs) == ("callback", "deterministic", 3)
     assert (chosen.search.gumbel_scale, chosen.search.epsilon, chosen.env.max_episode_steps) == (0.0, 0.0, 7)
     world = evaluator(3, 7).player
-    np.testing.assert_array_equal(agents.start_actor(world, params, jax.random.key(0)).beta, np.zeros(3))
+    np.testing.assert_array_equal(steps.start_actor(world, params, jax.random.key(0)).beta, np.zeros(3))
 
 
 def test_a_signal_ends_it_between_act_phases(params: Any) -> None:
@@ -169,11 +170,11 @@ def test_what_it_restores_is_the_newest_good_model(tmp_path: pathlib.Path, monke
     config.dump(settings, tmp_path / "config.json")
     assert lifecycle.exit_code(restored) == 2  # no checkpoint yet
     agent = agents.build(settings)
-    state = agents.init_state(agent)
+    state = steps.init_state(agent)
     for step in (1, 2):
         network = jax.tree.map(lambda x, step=step: x + step, state.train.network)
         saved = state.replace(train=state.train.replace(network=network), step=jnp.asarray(step, jnp.int32))
-        checkpoints.save(tmp_path / "checkpoints", step, agents.to_save(agent, saved), {}, keep=2)
+        checkpoints.save(tmp_path / "checkpoints", step, steps.to_save(agent, saved), {}, keep=2)
     before = runs.files(tmp_path)
     for step, break_it in ((2, True), (1, True)):
         read, params, key, at = evaluation.restore(tmp_path)

@@ -20,6 +20,7 @@ import pytest
 
 from learnmax_jax import agent as agents
 from learnmax_jax import checkpoints, config, postmortem, tally, train
+from learnmax_jax import step as steps
 from learnmax_jax.acting import envs
 from learnmax_jax.replay import shards
 from tests import runs
@@ -37,15 +38,15 @@ def budget(num_steps: int) -> tuple[str, int]:
     return "num_env_steps", num_steps * ENV_STEPS
 
 
-def started(workdir: pathlib.Path, settings: config.Settings) -> tuple[agents.Agent, agents.State]:
+def started(workdir: pathlib.Path, settings: config.Settings) -> tuple[agents.Agent, steps.State]:
     """What a resumed run begins with."""
     agent = agents.build(settings)
     return agent, train._start(agent, workdir)[0]
 
 
-def hashes(agent: agents.Agent, state: agents.State) -> tuple[str, str]:
+def hashes(agent: agents.Agent, state: steps.State) -> tuple[str, str]:
     """Of what a checkpoint holds, and of the replay's rows."""
-    return checkpoints.tree_hash(agents.to_save(agent, state)), checkpoints.tree_hash(state.replay)
+    return checkpoints.tree_hash(steps.to_save(agent, state)), checkpoints.tree_hash(state.replay)
 
 
 def assert_same(workdir: pathlib.Path, reference: pathlib.Path, step: int, first_record: int = 0) -> None:
@@ -308,7 +309,7 @@ def test_a_workdir_without_its_settings_is_refused(tmp_path: pathlib.Path) -> No
     assert runs.run(runs.tiny(), tmp_path) == 2
 
 
-def poison(state: agents.State) -> agents.State:
+def poison(state: steps.State) -> steps.State:
     """The same state with a NaN in the first parameter."""
     leaves, structure = jax.tree.flatten(state.train.network)
     leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].set(jnp.nan)
@@ -317,13 +318,13 @@ def poison(state: agents.State) -> agents.State:
 
 def poison_at(monkeypatch: pytest.MonkeyPatch, step: int, *, after: bool, stop: runs.Stop | None = None) -> None:
     """Puts the NaN into the state before that step, or into what comes out of it with a good flag."""
-    compile_step = agents.compile_step
+    compile_step = steps.compile_step
 
     def compile_poisoned(agent: agents.Agent) -> Any:
         good = compile_step(agent)
         calls = iter(range(1, 1000))
 
-        def act_learn_step(state: agents.State) -> Any:
+        def act_learn_step(state: steps.State) -> Any:
             with jax.transfer_guard("allow"):
                 due = next(calls) == step
                 if due and stop:
@@ -375,13 +376,13 @@ def test_f14_nothing_of_a_nan_is_committed(
     monkeypatch.undo()
     runs.share_programs(monkeypatch)
     agent, state = started(tmp_path, runs.tiny(budget(30)))
-    assert postmortem.first_bad_leaf(agents.to_save(agent, state)) is None
+    assert postmortem.first_bad_leaf(steps.to_save(agent, state)) is None
 
 
 def test_f33_seeds_decide_all_and_alone(tmp_path: pathlib.Path) -> None:
     # 50 steps of 4 transitions; the scripted world draws nothing, the agent does.
     agent = agents.build(runs.tiny())
-    act_learn_step = agents.compile_step(agent)
+    act_learn_step = steps.compile_step(agent)
     ends = [play(agent, seed, act_learn_step, num_steps=50) for seed in (0, 0, 1)]
     assert ends[0] == ends[1]
     assert ends[0][0] != ends[2][0] and ends[0][1] != ends[2][1]
@@ -391,7 +392,7 @@ def test_f33_seeds_decide_all_and_alone(tmp_path: pathlib.Path) -> None:
 def test_f33_seeds_decide_the_emulators_too() -> None:
     settings = runs.tiny(("env.backend", "callback"), ("env.game", "Breakout-v5"), ("env.num_threads", 1))
     agent = agents.build(settings)
-    act_learn_step = agents.compile_step(agent)
+    act_learn_step = steps.compile_step(agent)
     ends = [play(agent, seed, act_learn_step, num_steps=50) for seed in (0, 0, 1)]
     assert ends[0] == ends[1]
     assert ends[0][0] != ends[2][0] and ends[0][1] != ends[2][1]
@@ -401,7 +402,7 @@ def play(agent: agents.Agent, seed: int, act_learn_step: Any, *, num_steps: int)
     """Hashes of all transitions and of the learner after a run from a seed."""
     section = agent.config.as_configdict()
     section.seed = seed
-    state = agents.init_state(dataclasses.replace(agent, config=config.Settings(section)))
+    state = steps.init_state(dataclasses.replace(agent, config=config.Settings(section)))
     transitions = []
     for _ in range(num_steps):
         state, outputs = act_learn_step(state)
@@ -421,7 +422,7 @@ def test_a_resumed_run_of_emulators_starts_other_episodes_and_makes_one_pool(
 
     monkeypatch.setattr(envs, "make_pool", counted)
     agent = agents.build(settings)
-    saved = agents.to_save(agent, agents.init_state(agent))
+    saved = steps.to_save(agent, steps.init_state(agent))
     checkpoints.save(tmp_path / "checkpoints", 0, saved, tally.Tally().to_meta(), keep=1)
     for _ in range(2):
         _, state = started(tmp_path, settings)

@@ -248,7 +248,7 @@ def make_tokenizer(
             f"Allowed: [1, {num_codes}]. Nearest: {num_codes}"
         )
     places = 1 if quantizer == "identity" else autoencoder.num_places(layout, observation_shape, patch_size)
-    shared = {"parts": parts, "tokens": tokens, "motion_threshold": motion_threshold, "names_room": names_room}
+    shared: dict[str, Any] = {"parts": parts, "motion_threshold": motion_threshold, "names_room": names_room}
     return Tokenizer(
         num_tokens=tokens,
         num_groups=num_groups + names_room,
@@ -257,7 +257,7 @@ def make_tokenizer(
         grid=(0, 0) if tokens == 1 else autoencoder.grid_shape(observation_shape, patch_size),
         patches=autoencoder.grid_shape(observation_shape, patch_size) if layout == "grid" else (0, 0),
         init=partial(_init, parts, num_medians=num_medians),
-        tokenise=partial(_tokenise, **shared),
+        tokenise=partial(_tokenise, tokens=tokens, **shared),
         decode=partial(_decode, parts, places=places, names_room=names_room),
         code_vectors=partial(_code_vectors, parts, copies=places // tokens, names_room=names_room),
         loss=partial(tokenizer_loss, motion_weight=motion_weight, **shared),
@@ -284,7 +284,6 @@ def tokenizer_loss(
     observation: Array,
     *,
     parts: autoencoder.Parts,
-    tokens: int,
     motion_weight: float,
     motion_threshold: float,
     names_room: bool,

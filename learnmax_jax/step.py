@@ -1,0 +1,258 @@
+"""The whole agent as one pure function: `act_learn_step(state) -> (state, outputs)`.
+
+`init_state` makes a run's state on the host. The step is compiled once, with the emulators inside, and its
+state donated.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from learnmax_jax.acting import actor
+from learnmax_jax.acting.actor import ActorState, ActOutput
+from learnmax_jax.agent import Agent, Player, transition_spec
+from learnmax_jax.learning.learner import TrainState
+from learnmax_jax.models.world_model import ModelParams
+from learnmax_jax.replay.buffer import ReplayState
+from learnmax_jax.types import Array, Batch, Metrics, TimeStep
+
+# Folded into the run's key where the environments are reset for the first time; no int32 step is this number.
+_RESET = 2**31
+
+
+@struct.dataclass
+class State:
+    """All that a run is.
+
+    Attributes:
+      actor: ActorState; its env_state is not restorable for emulators. None in a `state_spec` of such.
+      train: TrainState.
+      replay: ReplayState; its rows are on disk too, as shards.
+      novelty: what the kinds of exploration keep, by their names.
+      rng_key: of the run; each step folds its number in, so that a resumed run draws the same numbers.
+      step: int32, act-learn steps done.
+    """
+
+    actor: Any
+    train: TrainState
+    replay: ReplayState
+    novelty: Any
+    rng_key: Array
+    step: Array
+
+
+@struct.dataclass
+class Outputs:
+    """What one step tells the host.
+
+    Attributes:
+      act: ActOutput `[E, T, ...]`, the new transitions among it.
+      metrics: scalars of the last update; meaningless where `num_updates` is 0.
+      num_updates: int32, updates done in this step.
+      batch: of the first update that was not finite, else of the last.
+      finite: bool, every search and every update was finite.
+    """
+
+    act: ActOutput
+    metrics: Metrics
+    num_updates: Array
+    batch: Batch
+    finite: Array
+
+
+def init_state(agent: Agent) -> State:
+    """A fresh run's state: parameters, an empty replay, the environments at their reset."""
+    # The seed is an argument: another one finds the same program.
+    learning = jax.jit(partial(init_learning, agent))(jax.random.key(agent.config.seed))
+    env_key = jax.random.fold_in(learning["rng_key"], _RESET)
+    return State(actor=start_actor(agent.player, learning["train"].model, env_key), **learning)
+
+
+def state_spec(agent: Agent) -> State:
+    """The state's shapes and dtypes, without making it; `actor` is None where it is not restorable."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    learning = jax.eval_shape(partial(init_learning, agent), key)
+    actor_spec = None
+    if agent.environments.restorable:
+        actor_spec = jax.eval_shape(partial(start_actor, agent.player), learning["train"].model, key)
+    return State(actor=actor_spec, **learning)
+
+
+def init_learning(agent: Agent, rng_key: Array) -> dict[str, Any]:
+    """All of a fresh State that needs no environment."""
+    config = agent.config
+    init_key, run_key, novelty_key = jax.random.split(rng_key, 3)
+    example = jnp.zeros((config.env.num_envs, *agent.environments.observation_shape), jnp.uint8)
+    return {
+        "train": agent.init_train(init_key, example),
+        "replay": agent.replay.init(transition_spec(agent)),
+        "novelty": agent.novelty.init(novelty_key),
+        "rng_key": run_key,
+        "step": jnp.zeros((), jnp.int32),
+    }
+
+
+def start_actor(player: Player, params: ModelParams, rng_key: Array) -> ActorState:
+    """Resets the environments: at the start of a run, and of a resumed one whose emulators are gone."""
+    return actor_at(player, params, *player.environments.reset(rng_key))
+
+
+def actor_at(player: Player, params: ModelParams, env_state: Any, time_step: TimeStep) -> ActorState:
+    """An actor with an empty memory at the environments' reset."""
+    window, exploration = player.config.actor.window, player.config.exploration
+    memory = actor.init_memory(player.world_model, params, time_step.observation, window=window)
+    betas = actor.spread_betas(
+        player.environments.num_envs, num_exploit_envs=exploration.num_exploit_envs, beta_max=exploration.beta_max
+    )
+    return actor.init_actor(env_state, time_step, memory, betas)
+
+
+def act_learn_step(state: State, *, agent: Agent) -> tuple[State, Outputs]:
+    """Plays T steps in every environment, stores them, and learns from the replay.
+
+    Args:
+      state: State; donate it, or the replay is copied.
+      agent: the parts.
+    Returns:
+      (State, Outputs).
+    """
+    step_key = jax.random.fold_in(state.rng_key, state.step)
+    act_key, learn_key = jax.random.split(step_key)
+    acted, watched, output = agent.act(state.train.model, state.actor, state.novelty, act_key)
+    replay = agent.replay.add(state.replay, output.transitions)
+    num_updates = jnp.where(agent.replay.can_sample(replay), agent.updates_per_step, 0)
+    learned = learn(state.train, replay, watched, acted.beta, learn_key, num_updates, agent=agent)
+    state = state.replace(
+        actor=acted, train=learned.train, replay=learned.replay, novelty=learned.novelty, step=state.step + 1
+    )
+    outputs = Outputs(
+        act=output,
+        metrics=learned.metrics | _named(agent.novelty.metrics(learned.novelty)),
+        num_updates=num_updates,
+        batch=learned.batch,
+        finite=learned.finite & output.finite.all(),
+    )
+    return state, outputs
+
+
+@struct.dataclass
+class Learned:
+    """What a round of updates changes and tells.
+
+    Attributes:
+      train: TrainState.
+      replay: ReplayState, with new priorities.
+      novelty: what the kinds of exploration keep.
+      metrics: of the last update.
+      batch: of the first update that was not finite, else of the last.
+      finite: bool, every update was.
+    """
+
+    train: TrainState
+    replay: ReplayState
+    novelty: Any
+    metrics: Metrics
+    batch: Batch
+    finite: Array
+
+
+def learn(
+    train: TrainState,
+    replay: ReplayState,
+    novelty: Any,
+    betas: Array,
+    rng_key: Array,
+    num_updates: Array,
+    *,
+    agent: Agent,
+) -> Learned:
+    """Does `num_updates` updates from the replay.
+
+    Their number is traced, and may be 0 while the replay cannot be sampled: so the replay is
+    never an output of a conditional.
+
+    Args:
+      train: TrainState.
+      replay: ReplayState.
+      novelty: what the kinds of exploration keep; bonuses are looked up afresh.
+      betas: `[E]`, the betas in play.
+      rng_key: consumed.
+      num_updates: int32.
+      agent: the parts.
+    Returns:
+      Learned; metrics and batch are zeros where nothing was done.
+    """
+
+    def sample(replay: ReplayState, key: Array) -> Batch:
+        return agent.replay.sample(replay, key)
+
+    def one(index: Array, learned: Learned) -> Learned:
+        keys = jax.random.split(jax.random.fold_in(rng_key, index), 4)
+        sample_key, frame_key, update_key, novelty_key = keys
+        batch = sample(learned.replay, sample_key)
+        paid = agent.novelty.pay(learned.novelty, learned.train.target_model, batch, novelty_key)
+        frames = _tokenizer_frames(agent, learned.replay, paid.state, batch, frame_key)
+        train, priorities, metrics = agent.update(
+            learned.train, batch, paid.bonus, frames, betas, update_key, paid.supposed
+        )
+        return Learned(
+            train=train,
+            replay=agent.replay.update_priorities(learned.replay, batch.index, priorities),
+            novelty=paid.state,
+            metrics=metrics | _named(paid.metrics),
+            batch=jax.tree.map(lambda new, old: jnp.where(learned.finite, new, old), batch, learned.batch),
+            finite=learned.finite & (metrics["finite"] > 0),
+        )
+
+    batch = _zeros(jax.eval_shape(sample, replay, rng_key))
+    nothing = Learned(train, replay, novelty, {}, batch, jnp.ones((), bool))
+    metrics = _zeros(jax.eval_shape(one, num_updates, nothing).metrics)
+    return jax.lax.fori_loop(0, num_updates, one, nothing.replace(metrics=metrics))
+
+
+def _tokenizer_frames(agent: Agent, replay: ReplayState, novelty: Any, batch: Batch, rng_key: Array) -> Array:
+    """The frames `[M, H, W, C]` that the tokenizer learns from: its own stream, or the batch's."""
+    section = agent.config.tokenizer_learner
+    if section.stream == "diverse":
+        return agent.replay.sample_observations(
+            replay, rng_key, partial(agent.novelty.rarity, novelty), section.batch_size
+        )
+    return batch.rows.observation.reshape(-1, *agent.environments.observation_shape)
+
+
+def _zeros(spec: Any) -> Any:
+    """Zeros of the shapes and dtypes of a tree."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), spec)
+
+
+def _named(metrics: Metrics) -> Metrics:
+    """Exploration's scalars, told apart from the others."""
+    return {f"novelty_{name}": value for name, value in metrics.items()}
+
+
+def compile_step(agent: Agent) -> Callable[[State], tuple[State, Outputs]]:
+    """`act_learn_step` compiled for donated state: state -> (state, outputs)."""
+    return jax.jit(partial(act_learn_step, agent=agent), donate_argnums=0)
+
+
+def to_save(agent: Agent, state: State) -> dict[str, Any]:
+    """What a checkpoint holds: all but the replay's rows, which are in the shards, and emulators, which cannot."""
+    saved = {
+        "train": state.train,
+        "novelty": state.novelty,
+        "rng_key": state.rng_key,
+        "step": state.step,
+        "tree": state.replay.tree,
+        "max_weight": state.replay.max_weight,
+    }
+    return saved | {"actor": state.actor} if agent.environments.restorable else saved
+
+
+def parameter_count(state: State) -> int:
+    """How many numbers the world model and the tokenizer learn."""
+    leaves = jax.tree.leaves((state.train.network, state.train.tokenizer.params))
+    return sum(leaf.size for leaf in leaves)
