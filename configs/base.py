@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
                 "action_input": "sum",  # onto every token, as the notes did; "token": a slot of its own
                 "action_embedding": "atomic",  # a vector each; "compositional": the sum of the joystick's switches
                 "token_position": "learned",  # in the frame, by reading order (Reed et al. 2022)
-                "code_head": "whole",  # from the latent alone; "patches": from what is round each patch
+                "code_head": "whole",  # from the latent; "patches": also from what is round each patch
                 "feedback": "expected",  # differentiable; what `step` feeds back for a predicted frame
                 "num_outcomes": 0,  # chance codes; 0: none
             },

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import pathlib
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,10 @@ PROBE_FRAMES = 65_536
 TEST_FRAMES = 4096
 # Windows that are rolled out in one call.
 _CHUNK = 32
+
+
+# Codes [M, N, G] of frames in rooms [M] -> the player's places [M, 2].
+ReadPlaces = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +143,7 @@ class Examiner:
         parts = [self._decode(train.model, x) for x in _chunks(codes)]
         return np.concatenate(jax.device_get(parts))[: len(codes), ..., 0]
 
-    def examine_tokenizer(self, train: TrainState) -> tuple[dict[str, Any], linear_probe.PlaceProbe | None]:
+    def examine_tokenizer(self, train: TrainState) -> tuple[dict[str, Any], ReadPlaces | None]:
         """Figures of single frames, and the probe that reads the player's place off codes."""
         codes = self.tokenise(train, self.test.pixels)  # compiles
         begin = time.monotonic()
@@ -163,8 +168,9 @@ class Examiner:
             return figures, None
         seen, visible = player.player_seen(true, decoded, medians, self.test.x, self.test.y)
         vectors = np.asarray(self.agent.tokenizer.code_vectors(train.tokenizer))
-        features = linear_probe.features_of(self.tokenise(train, self.train.pixels), vectors)
-        test_features = linear_probe.features_of(codes, vectors)
+        train_codes = self.tokenise(train, self.train.pixels)
+        features_of = linear_probe.features_of(train_codes, vectors)
+        features, test_features = features_of(train_codes), features_of(codes)
         probe = linear_probe.fit_places(features, _places(self.train), self.train.room)
         off = linear_probe.distance(probe(test_features, self.test.room), _places(self.test))
         figures |= {
@@ -172,7 +178,7 @@ class Examiner:
             "position_error": float(off.mean()),
             "room_accuracy": linear_probe.room_accuracy(features, self.train.room, test_features, self.test.room),
         }
-        return figures, probe
+        return figures, lambda codes, rooms: probe(features_of(codes), rooms)
 
     @property
     def threshold(self) -> float:
@@ -204,7 +210,7 @@ class Examiner:
         )
         return float(of_codes.mean()), float(of_end.mean())
 
-    def examine_model(self, train: TrainState, probe: linear_probe.PlaceProbe | None) -> dict[str, Any]:
+    def examine_model(self, train: TrainState, probe: ReadPlaces | None) -> dict[str, Any]:
         """Figures of open-loop predictions on the held-out windows."""
         assert self.windows is not None
         rolled = [self._roll_out(train.model, part) for part in _batches(self.windows)]
@@ -212,7 +218,6 @@ class Examiner:
         rolled = jax.tree.map(lambda *x: np.concatenate(x)[:count], *jax.device_get(rolled))
         steps = max(HORIZONS)
         last = np.asarray(self.windows.rows.observation[:, self.context_frames - 1, ..., 0], np.float32)
-        vectors = np.asarray(self.agent.tokenizer.code_vectors(train.tokenizer))
 
         def by_window(x: np.ndarray) -> np.ndarray:
             return x.reshape(count, steps, *x.shape[1:])
@@ -263,9 +268,8 @@ class Examiner:
             figures[f"changed_accuracy_{k}"] = prediction.changed_accuracy(codes, predicted, rolled.last_codes)
             figures[f"accuracy_{k}"] = float((codes == predicted).mean())
             if probe is not None:
-                features = linear_probe.features_of(predicted, vectors)
                 figures[f"predicted_position_error_{k}"] = float(
-                    linear_probe.distance(probe(features, rooms[:, at]), places[:, at]).mean()
+                    linear_probe.distance(probe(predicted, rooms[:, at]), places[:, at]).mean()
                 )
         return figures
 

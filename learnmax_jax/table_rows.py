@@ -189,7 +189,7 @@ TABLES: dict[str, Table] = {
         shared={**_MODEL_ONLY, "init.parts": "tokenizer"},
         rows={
             "default: learned code embedding, summed atomic action": (_ROUTE, {}),
-            "next codes from each patch's neighbours": (_ROUTE, {"dynamics.code_head": "patches"}),
+            "next codes from each patch's neighbours too": (_ROUTE, {"dynamics.code_head": "patches"}),
             "windows by epochs, not by rarity": (_ROUTE, {"pretrain.windows": "epochs"}),
             "quantised vectors": (_ROUTE, {"dynamics.code_input": "quantised"}),
             "whitened vectors": (_ROUTE, {"dynamics.code_input": "whitened"}),

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 # One-hot codes up to this many, else the codes' vectors: the probe's normal equations have to be solved.
-MOST_FEATURES = 8192
+MOST_FEATURES = 4096
 # Frames of a room from which it has a probe of its own.
 LEAST_FRAMES = 256
 
@@ -25,13 +25,42 @@ class Probe:
         return features.astype(np.float64) @ self.weights[:-1] + self.weights[-1]
 
 
-def features_of(codes: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """What the probe sees: codes `[M, N, G]` as one-hot, or as their vectors `[G, V, D]` where those are too many."""
-    num_frames, num_tokens, num_groups = codes.shape
-    num_codes = vectors.shape[1]
-    if num_tokens * num_groups * num_codes > MOST_FEATURES:
-        return vectors[np.arange(num_groups)[None, None], codes].reshape(num_frames, -1)
-    return np.eye(num_codes, dtype=np.float32)[codes].reshape(num_frames, -1)
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What a probe sees of codes: one-hot, of those that training had, or their vectors where those are too many.
+
+    Attributes:
+      vectors: `[G, V, D]` float32.
+      used: `[N G V]` bool, token n's group g has had code v in training; None for vectors.
+    """
+
+    vectors: np.ndarray
+    used: np.ndarray | None
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Codes `[M, N, G]` -> `[M, F]` float32."""
+        num_frames = len(codes)
+        if self.used is None:
+            return self.vectors[np.arange(codes.shape[2])[None, None], codes].reshape(num_frames, -1)
+        column = np.cumsum(self.used) - 1
+        flat = _flat(codes, self.vectors.shape[1])
+        row, place = np.nonzero(self.used[flat])
+        features = np.zeros((num_frames, column[-1] + 1), np.float32)
+        features[row, column[flat[row, place]]] = 1.0
+        return features
+
+
+def features_of(codes: np.ndarray, vectors: np.ndarray) -> Features:
+    """The features for probes that are fitted on codes `[M, N, G]` of vectors `[G, V, D]`."""
+    used = np.zeros(codes.shape[1] * codes.shape[2] * vectors.shape[1], bool)
+    used[_flat(codes, vectors.shape[1])] = True
+    return Features(vectors, used if used.sum() <= MOST_FEATURES else None)
+
+
+def _flat(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """Where each code's one stands, `[M, N, G]` -> `[M, N G]`."""
+    flat = codes.reshape(len(codes), -1).astype(np.int64)
+    return flat + num_codes * np.arange(flat.shape[1])[None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from learnmax_jax.models.code_heads import PatchCodeHead, WholeCodeHead
 from learnmax_jax.models.joystick import BITS
+from learnmax_jax.models.patch_evidence import PatchEvidence
 from learnmax_jax.types import Array, Outcome, Prediction
 
 NUM_VALUES = 3  # extrinsic, intrinsic, short-horizon extrinsic
@@ -44,8 +44,8 @@ class TransitionHead(nn.Module):
     """A gated MLP of (latent, action): reward, novelty, continuation and the next codes.
 
     Next codes are predicted as a change on the present ones: each group's logits are new
-    evidence plus a learned push towards the code it already has (`code_head`: code_heads.CODE_HEADS; `patches` are the
-    rows and columns of the grid whose groups come first). Where `action_bits` tells
+    evidence plus a learned push towards the code it already has. The evidence comes from the latent and, with
+    `code_head` "patches", from what is round each patch (`patches` are the rows and columns of the grid). Where `action_bits` tells
     which of the joystick's BITS each action closes, an action is embedded as their sum.
     """
 
@@ -70,11 +70,11 @@ class TransitionHead(nn.Module):
         self.intrinsic = nn.Dense(self.num_bins, kernel_init=zeros)
         # Episodes are long: an untrained model should expect to live on.
         self.continuation = nn.Dense(1, kernel_init=zeros, bias_init=nn.initializers.constant(4.0))
-        if self.code_head == "whole":
-            self.codes = WholeCodeHead(self.num_groups, self.num_codes)
-        else:
+        self.codes = nn.Dense(self.num_groups * self.num_codes, kernel_init=nn.initializers.normal(0.02))
+        self.keep = nn.Dense(self.num_groups, kernel_init=zeros, bias_init=nn.initializers.constant(4.0))
+        if self.code_head == "patches":
             rows, columns = self.patches
-            self.codes = PatchCodeHead(self.patches, self.num_groups // (rows * columns), self.head_width // 4)
+            self.of_patches = PatchEvidence(self.patches, self.num_groups // (rows * columns), self.head_width // 4)
         if self.num_outcomes:
             self.from_chance = nn.Embed(self.num_outcomes, 2 * self.head_width)
             self.prior = nn.Dense(self.num_outcomes, kernel_init=zeros)
@@ -110,11 +110,14 @@ class TransitionHead(nn.Module):
             chance_logits = jnp.zeros((latent.shape[0], 0))
         hidden = self._gated(mixed)
         pooled = hidden.mean(axis=1)
+        code_logits = self.codes(hidden).reshape(codes.shape) + self.keep(hidden)[..., None] * codes
+        if self.code_head == "patches":
+            code_logits = code_logits + self.of_patches(hidden, codes)
         return Outcome(
             reward_logits=self.reward(pooled),
             intrinsic_logits=self.intrinsic(pooled),
             continuation_logit=self.continuation(pooled)[:, 0],
-            code_logits=self.codes(hidden, codes),
+            code_logits=code_logits,
             chance_logits=chance_logits,
         )
 

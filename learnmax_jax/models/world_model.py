@@ -17,7 +17,6 @@ from flax import linen as nn
 from flax import struct
 
 from learnmax_jax.models import joystick
-from learnmax_jax.models.code_heads import CODE_HEADS
 from learnmax_jax.models.dynamics import Context, Dynamics, Node
 from learnmax_jax.models.heads import PredictionHead, TransitionHead
 from learnmax_jax.models.tokenizer import Tokenizer, TokenizerState
@@ -27,6 +26,7 @@ CODE_INPUTS = ("learned", "quantised", "whitened", "both")
 ACTION_INPUTS = ("sum", "token")
 ACTION_EMBEDDINGS = ("atomic", "compositional")
 TOKEN_POSITIONS = ("learned", "rows_columns", "none")
+CODE_HEADS = ("whole", "patches")
 FEEDBACKS = ("expected", "argmax")
 
 
@@ -162,7 +162,7 @@ def make_world_model(
       action_input: "sum" (added to every token) or "token" (a slot of its own in the frame's block).
       action_embedding: "atomic" (a vector each) or "compositional" (the sum of the joystick switches it closes).
       token_position: "learned", "rows_columns" or "none"; one token a frame has no places: "learned" only.
-      code_head: "whole" (next codes from the latent alone) or "patches" (each patch's from those round it; a grid's).
+      code_head: "whole" (next codes from the latent) or "patches" (each patch's from those round it too; of a grid).
       feedback: what a predicted frame feeds back: "expected" (mean embedding under the marginals) or
         "argmax" (straight-through).
       num_outcomes: O, how many outcomes chance may pick between; 0 turns it off.

@@ -20,16 +20,18 @@ def test_noise_is_not_read() -> None:
     assert linear_probe.fit(x[:1000], y[:1000])(x[1000:]).std() < 0.2
 
 
-def test_features_are_one_hot_codes_while_they_are_few() -> None:
+def test_features_are_one_hot_codes_of_those_that_were_used() -> None:
     codes, vectors = np.array([[[1, 0]], [[2, 2]]]), np.arange(2 * 3 * 5, dtype=np.float32).reshape(2, 3, 5)
-    np.testing.assert_array_equal(linear_probe.features_of(codes, vectors), [[0, 1, 0, 1, 0, 0], [0, 0, 1, 0, 0, 1]])
+    features = linear_probe.features_of(codes, vectors)
+    np.testing.assert_array_equal(features(codes), [[1, 0, 1, 0], [0, 1, 0, 1]])
+    np.testing.assert_array_equal(features(np.array([[[2, 0]], [[0, 1]]])), [[0, 1, 1, 0], [0, 0, 0, 0]])
 
 
 def test_features_are_vectors_where_codes_are_many() -> None:
-    vectors = np.random.default_rng(0).normal(size=(1, 3000, 5)).astype(np.float32)
-    codes = np.array([[[7], [2999]]])
+    vectors = np.random.default_rng(0).normal(size=(1, 5000, 5)).astype(np.float32)
+    codes = np.arange(5000).reshape(2500, 2, 1)
     np.testing.assert_array_equal(
-        linear_probe.features_of(codes, vectors)[0], np.concatenate([vectors[0, 7], vectors[0, 2999]])
+        linear_probe.features_of(codes, vectors)(codes[:1])[0], np.concatenate([vectors[0, 0], vectors[0, 1]])
     )
 
 
@@ -54,7 +56,7 @@ def test_a_code_that_never_changes_has_no_weight() -> None:
 
 def test_rooms_are_told_apart() -> None:
     codes = np.random.default_rng(0).integers(0, 4, (400, 1, 2))
-    features = linear_probe.features_of(codes, np.zeros((2, 4, 1)))
+    features = linear_probe.features_of(codes, np.zeros((2, 4, 1)))(codes)
     rooms = codes[:, 0, 1] // 2 + 7
     assert linear_probe.room_accuracy(features[:200], rooms[:200], features[200:], rooms[200:]) == 1
     shuffled = np.random.default_rng(1).permutation(rooms)

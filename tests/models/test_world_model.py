@@ -101,7 +101,7 @@ def test_argmax_passes_the_soft_gradient_straight_through() -> None:
         gradients.append(jax.jit(jax.grad(loss))(rollout.params.network)["transition"])
     for soft, straight in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(soft, straight, atol=1e-6)
-    assert np.abs(gradients[0]["codes"]["codes"]["kernel"]).max() > 1e-3
+    assert np.abs(gradients[0]["codes"]["kernel"]).max() > 1e-3
 
 
 @pytest.mark.parametrize("rollout", [(4, "argmax", 3, "whole")], indirect=True, ids=["N4-argmax-chance"])
