@@ -16,11 +16,11 @@ def get_config() -> ConfigDict:
     config.tokenizer.layout = "patch"
     config.tokenizer.background = "none"
     config.tokenizer.num_groups = 1
-    config.tokenizer.num_codes = 4096
+    config.tokenizer.num_codes = 1024
     config.tokenizer.code_dim = 144  # a code is a patch's pixels
     with config.unlocked():
         config.growth = {
-            "distance": 30.0,  # grey levels, root mean square over a patch
+            "distance": 50.0,  # grey levels, root mean square over a patch
             "error": 0.0,  # grey levels; 0: the distance alone decides
             "limit": 64,  # codes an update
         }
