@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.tokenizer.code_dim = 144  # a code is a patch's pixels
     with config.unlocked():
         config.growth = {
-            "distance": 50.0,  # grey levels, root mean square over a patch
+            "distance": 30.0,  # grey levels, root mean square over a patch
             "error": 0.0,  # grey levels; 0: the distance alone decides
             "limit": 64,  # codes an update
         }

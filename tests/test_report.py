@@ -250,9 +250,10 @@ def test_visits_land_on_the_players_pixel_and_none_is_lost() -> None:
     assert counts.sum() == 14 and counts[32, 42] == 7 and counts[24, 83] == 3 and counts[83, 2] == 4
 
 
-@pytest.mark.parametrize("layout", ["frame", "patch", "anchor"])
+@pytest.mark.parametrize("layout", ["frame", "grid", "patch", "anchor"])
 def test_the_code_sheet_shows_the_most_used_codes(tmp_path: pathlib.Path, layout: str) -> None:
-    settings = runs.tiny(("tokenizer.layout", layout))
+    grid = {"num_groups": 18, "num_codes": 4, "num_medians": 4, "background": "median"} if layout == "grid" else {}
+    settings = runs.tiny(*((f"tokenizer.{name}", value) for name, value in {"layout": layout, **grid}.items()))
     config.dump(settings, tmp_path / "config.json")
     save_tokenizer(tmp_path, settings)
     run = folder.Folder(tmp_path, settings.to_dict(), [row(1)], [])
@@ -264,7 +265,7 @@ def test_the_code_sheet_shows_the_most_used_codes(tmp_path: pathlib.Path, layout
     frames = code_sheet.decode_with(found, 0, other)
     expected = found.codes.copy()
     expected[0, 0, 1] = other[1][0]
-    np.testing.assert_allclose(frames[1][0], found.tokenizer.decode(found.state, expected)[0], atol=1e-3)
+    np.testing.assert_allclose(frames[1][0], found.decode(expected)[0], atol=1e-3)
     assert np.abs(frames[1][0] - found.decoded).max() > 1
     sheets = [sheet for _, sheet in code_sheet.draw(run, found)]
     assert len(sheets) == (2 if layout == "anchor" else 1)

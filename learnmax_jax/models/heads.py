@@ -45,8 +45,8 @@ class TransitionHead(nn.Module):
 
     Next codes are predicted as a change on the present ones: each group's logits are new
     evidence plus a learned push towards the code it already has. The evidence comes from the latent and, with
-    `code_head` "patches", from what is round each patch (`patches` are the rows and columns of the grid). Where `action_bits` tells
-    which of the joystick's BITS each action closes, an action is embedded as their sum.
+    `code_head` "patches", from what is round each patch (`patches` are the rows and columns of the grid). Where
+    `action_bits` tells which of the joystick's BITS each action closes, an action is embedded as their sum.
     """
 
     num_actions: int

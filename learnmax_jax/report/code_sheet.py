@@ -1,7 +1,8 @@
 """What the tokenizer's codes look like: each put in the place of a typical frame's own code, and decoded."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,8 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from learnmax_jax import checkpoints
 from learnmax_jax.models.autoencoder import grid_shape
-from learnmax_jax.models.tokenizer import Tokenizer, make_tokenizer
+from learnmax_jax.models.tokenizer import make_tokenizer
 from learnmax_jax.report.folder import Folder, Missing
+
+# Codes to frames.
+Decode = Callable[[Any], Any]
 
 _STATE = "['train'].tokenizer"
 _CODES_A_GROUP = 6  # shown, of a whole-frame token
@@ -28,16 +32,15 @@ class Codes:
     """A trained tokenizer and its typical frame.
 
     Attributes:
-      tokenizer, state: as trained.
+      decode: codes `[M, N, G]` -> frames `[M, H, W, C]` float32.
       step: of the checkpoint.
       frame: `[1, H, W, C]` uint8, the running median frame.
-      codes: `[1, N, G]` int32, its codes.
+      codes: `[1, N, G]` int32, its codes; of a grid, the codes of each patch as if it were a token.
       decoded: `[H, W, C]` float, decoded from them.
       usage: `[G, V]` float, share of the times a code is chosen in its group.
     """
 
-    tokenizer: Tokenizer
-    state: Any
+    decode: Decode
     step: int
     frame: np.ndarray
     codes: np.ndarray
@@ -79,17 +82,32 @@ def read(folder: Folder) -> Codes:
     state = restored.state
     room = int(np.argmax(state.medians.num_updates))
     frame = np.asarray(state.medians.frames[room]).round().astype(np.uint8)[None]
-    codes = tokenizer.tokenise(state, jnp.asarray(frame))
     usage = np.asarray(state.slow_quantizer.usage, np.float64)
+    codes = np.asarray(tokenizer.tokenise(state, jnp.asarray(frame)))
+    decode: Decode = partial(tokenizer.decode, state)
+    if section["layout"] == "grid":
+        codes, decode = _by_patch(codes, decode, tokenizer.patches, usage.shape[0])
     return Codes(
-        tokenizer=tokenizer,
-        state=state,
+        decode=jax.jit(decode),
         step=restored.step,
         frame=frame,
-        codes=np.asarray(codes),
-        decoded=np.asarray(tokenizer.decode(state, codes)[0]),
+        codes=codes,
+        decoded=np.asarray(decode(codes)[0]),
         usage=usage / np.maximum(usage.sum(axis=-1, keepdims=True), 1e-9),
     )
+
+
+def _by_patch(codes: np.ndarray, decode: Decode, patches: tuple[int, int], groups: int) -> tuple[np.ndarray, Decode]:
+    """The codes `[1, 1, G]` of a grid, each patch made a token, `[1, P, g]`, and a decoder of such; the room stays."""
+    number = patches[0] * patches[1]
+    room = codes[:, 0, number * groups :]
+
+    def decode_patches(codes: Any) -> Any:
+        flat = jnp.reshape(codes, (len(codes), -1))
+        rooms = jnp.broadcast_to(room, (len(codes), room.shape[1]))
+        return decode(jnp.concatenate([flat, rooms], axis=1)[:, None])
+
+    return codes[:, 0, : number * groups].reshape(1, number, groups), decode_patches
 
 
 def draw_frame_token(found: Codes) -> tuple[Image.Image, float]:
@@ -98,7 +116,7 @@ def draw_frame_token(found: Codes) -> tuple[Image.Image, float]:
     Returns:
       (the sheet, the grey levels of difference that have the full colour).
     """
-    # The groups that say most, in order: of the grid's, many look at a wall.
+    # The groups that say most, in order.
     shares = np.maximum(found.usage, 1e-12)
     says_most = np.argsort((shares * np.log(shares)).sum(axis=-1), kind="stable")[:_MOST_GROUPS]
     groups = np.sort(says_most).tolist()
@@ -150,7 +168,7 @@ def draw(folder: Folder, found: Codes) -> list[tuple[str, Image.Image]]:
     """Sheets with a sentence each, by the layout of the tokens."""
     layout, size = str(folder.setting("tokenizer.layout")), int(folder.setting("tokenizer.patch_size"))
     sheets = []
-    if layout in ("frame", "grid", "anchor"):
+    if layout in ("frame", "anchor"):
         sheet, full_colour = draw_frame_token(found)
         sheets.append(
             (
@@ -160,7 +178,7 @@ def draw(folder: Folder, found: Codes) -> list[tuple[str, Image.Image]]:
                 sheet,
             )
         )
-    if layout in ("patch", "anchor"):
+    if layout in ("grid", "patch", "anchor"):
         lines, columns = grid_shape(found.decoded.shape, size)
         row, column = lines // 2, columns // 2
         token = row * columns + column + (layout == "anchor")
@@ -196,7 +214,7 @@ def decode_with(
         changed = np.repeat(found.codes, len(codes), axis=0)
         changed[:, token, group] = codes
         sets.append(changed)
-    frames = np.asarray(jax.jit(found.tokenizer.decode)(found.state, np.concatenate(sets)))
+    frames = np.asarray(found.decode(np.concatenate(sets)))
     return np.split(frames, np.cumsum([len(codes) for codes in chosen])[:-1])
 
 

@@ -39,6 +39,19 @@ def assign(quantizer: Quantizer, state: QuantizerState, points: np.ndarray) -> n
     return np.asarray(quantizer.quantise({}, state, jnp.asarray(points)[:, None]).codes[:, 0, 0])
 
 
+def test_a_new_code_takes_no_patch_from_an_old_one_that_is_near_enough() -> None:
+    quantizer = make()
+    step = learner(quantizer)
+    _, state = quantizer.init(jax.random.key(0))
+    old, new, between = (np.full((1, DIM), level / 255.0, np.float32) for level in (100, 130, 118))
+    state, _ = step(state, old, BADLY_SHOWN)
+    assert assign(quantizer, state, between).tolist() == [0]
+    state, _ = step(state, new, BADLY_SHOWN)  # 30 away: a code of its own
+    assert assign(quantizer, state, new).tolist() == [1]
+    assert assign(quantizer, state, between).tolist() == [0]  # 18 from the old one, 12 from the new one
+    assert assign(quantizer, state, np.full((1, DIM), 123 / 255.0)).tolist() == [1]  # 23 and 7: only one is near enough
+
+
 def blobs(num_blobs: int, num_points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Points `[M, D]` in [0, 1] within 8 grey levels of whole centres that lie 60 apart and more; their blobs `[M]`."""
     centres = np.random.default_rng(7).choice([20, 120, 220], (num_blobs, DIM))

@@ -118,7 +118,7 @@ def make_quantizer(
             )
         return Quantizer(
             init=partial(growing.init, shape=shape),
-            quantise=growing.quantise,
+            quantise=partial(growing.quantise, distance=growth["distance"] / 255.0),
             update=partial(
                 growing.update,
                 decay=codebook_decay,

@@ -2,8 +2,9 @@
 
 The codebook starts empty. A patch becomes a code where it is farther than one threshold from
 every code *and* the decoder shows it worse than another (DP-means' rule for a new cluster, with
-the error beside the distance). A code never moves and never leaves, so an old assignment changes
-only towards a new code that is nearer. A full codebook stays as it is.
+the error beside the distance). A code never moves and never leaves, and a patch belongs
+to the oldest code that is near enough, so the assignment of what was shown well never changes. A
+full codebook stays as it is.
 
 The pixels are kept as whole numbers, -1 where there is no code yet: so they are exact, and the
 slow copy, which mixes floating numbers only, has a new code at once.
@@ -35,8 +36,16 @@ def codes_used(state: QuantizerState) -> Array:
     return jnp.sum(_is_code(state.codebook)).astype(jnp.float32)
 
 
-def quantise(params: Params, state: QuantizerState, encoding: Array) -> Quantised:
-    """The code with the least squared distance, the oldest of equals; no gradient. An empty codebook gives code 0."""
+def quantise(params: Params, state: QuantizerState, encoding: Array, *, distance: float) -> Quantised:
+    """The oldest code that is near enough, else the nearest; no gradient. An empty codebook gives code 0.
+
+    Were it always the nearest, a new code would take patches from old ones that showed them well enough.
+
+    Args:
+      params: none. state: the quantiser's.
+      encoding: `[B, N, D]` float32 in [0, 1], patches.
+      distance: root mean square difference up to which a code is near enough, in [0, 1].
+    """
     del params
     chex.assert_shape(encoding, (None, None, state.codebook.shape[-1]))
     points = jax.lax.stop_gradient(encoding)
@@ -44,9 +53,11 @@ def quantise(params: Params, state: QuantizerState, encoding: Array) -> Quantise
     codebook = vectors[0]
     # Full float32 products: an accelerator's short ones would choose other codes than the CPU does.
     products = jnp.einsum("bnd,vd->bnv", points, codebook, precision=jax.lax.Precision.HIGHEST)
-    scores = jnp.sum(codebook**2, axis=-1)[None, None] - 2.0 * products
-    scores = jnp.where(_is_code(state.codebook)[None], scores, jnp.inf)
-    codes = jnp.argmin(scores, axis=-1).astype(jnp.int32)[..., None]
+    squared = jnp.sum(points**2, axis=-1)[..., None] + jnp.sum(codebook**2, axis=-1)[None, None] - 2.0 * products
+    squared = jnp.where(_is_code(state.codebook)[None], squared, jnp.inf)
+    near = squared <= distance**2 * codebook.shape[-1]
+    oldest, nearest = jnp.argmax(near, axis=-1), jnp.argmin(squared, axis=-1)
+    codes = jnp.where(near.any(axis=-1), oldest, nearest).astype(jnp.int32)[..., None]
     no_loss = jnp.zeros((), jnp.float32)
     return Quantised(vectors=look_up(vectors, codes), codes=codes, encoding=points[:, :, None], loss=no_loss)
 
@@ -76,8 +87,8 @@ def update(
     points = seen.encoding.reshape(-1, seen.encoding.shape[-1])
     badly_shown = seen.error.reshape(-1) > error_above**2
     num_codes = state.codebook.shape[1]
-    nearest = look_up(code_vectors(state), seen.codes).reshape(points.shape)
-    squared = jnp.mean((points - nearest) ** 2, axis=-1)
+    known = look_up(code_vectors(state), seen.codes).reshape(points.shape)
+    squared = jnp.mean((points - known) ** 2, axis=-1)
     squared = jnp.where(_is_code(state.codebook).any(), squared, jnp.inf)
 
     def add(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
