@@ -135,13 +135,14 @@ class Examiner:
 
     def tokenise(self, train: TrainState, frames: np.ndarray) -> np.ndarray:
         """Codes `[M, N, G]` of frames `[M, H, W, C]`, a few at a time."""
-        parts = [self._tokenise(train.model, x) for x in _chunks(frames)]
-        return np.concatenate(jax.device_get(parts))[: len(frames)]
+        # One after the other: what is dispatched ahead has its memory already.
+        parts = [jax.device_get(self._tokenise(train.model, x)) for x in _chunks(frames)]
+        return np.concatenate(parts)[: len(frames)]
 
     def decode(self, train: TrainState, codes: np.ndarray) -> np.ndarray:
         """Pictures `[M, H, W]` of codes `[M, N, G]`."""
-        parts = [self._decode(train.model, x) for x in _chunks(codes)]
-        return np.concatenate(jax.device_get(parts))[: len(codes), ..., 0]
+        parts = [jax.device_get(self._decode(train.model, x)) for x in _chunks(codes)]
+        return np.concatenate(parts)[: len(codes), ..., 0]
 
     def examine_tokenizer(self, train: TrainState) -> tuple[dict[str, Any], ReadPlaces | None]:
         """Figures of single frames, and the probe that reads the player's place off codes."""

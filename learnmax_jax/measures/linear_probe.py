@@ -92,7 +92,7 @@ def fit(features: np.ndarray, targets: np.ndarray, *, ridge: float = 1.0) -> Pro
     x, y = features[:, varies], targets.astype(np.float64)
     x_mean, y_mean = x.mean(axis=0, dtype=np.float64), y.mean(axis=0)
     gram = (x.T @ x).astype(np.float64) - len(x) * np.outer(x_mean, x_mean)
-    moments = x.T.astype(np.float64) @ (y - y_mean)
+    moments = (x.T @ (y - y_mean).astype(x.dtype)).astype(np.float64)
     weights = np.zeros((features.shape[1] + 1, y.shape[1]))
     weights[varies] = np.linalg.solve(gram + ridge * np.eye(len(varies)), moments)
     weights[-1] = y_mean - x_mean @ weights[varies]
