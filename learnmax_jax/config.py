@@ -207,7 +207,7 @@ def _parse_flags(argv: Sequence[str], flag_values: flags.FlagValues) -> None:
     if len(unused) > 1:
         raise BadInput(f"{unused[1]}: is not a flag. Allowed: {names}.")
     for name in own:
-        if flag_values[name].present > 1:
+        if flag_values[name].present > 1 and not isinstance(flag_values[name], flags.MultiFlag):
             raise BadInput(f"--{name}={flag_values[name].value}: given twice. Allowed: once.")
 
 

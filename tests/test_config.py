@@ -68,6 +68,13 @@ def test_own_flags_and_config_stand_beside_each_other() -> None:
     assert len(read("--workdir=a", config_path=None)) == 0
 
 
+def test_a_flag_made_for_several_values_may_be_given_again() -> None:
+    values = own_flags()
+    flags.DEFINE_multi_string("row", [], "rows", flag_values=values)
+    config.read_command_line(["tables", "--row=a", "--row=b"], config_path=None, flag_values=values)
+    assert values.row == ["a", "b"]
+
+
 # (arguments, what the line must hold); the first word of a line is the field and the given value.
 BAD = [
     (["--config.search.num_simulation=16"], "search.num_simulation=16: unknown field", "search.num_simulations"),
