@@ -107,7 +107,7 @@ def share_programs(monkeypatch: pytest.MonkeyPatch) -> None:
             _programs[key] = _evaluator(settings, **section)
         return _programs[key]
 
-    monkeypatch.setattr(agents, "compile_step", compile_step)
+    monkeypatch.setattr(steps, "compile_step", compile_step)
     monkeypatch.setattr(evaluation, "Evaluator", evaluator)
     monkeypatch.setattr(train.Run, "draw", lambda self, state, step: None)
 

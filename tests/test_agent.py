@@ -61,7 +61,7 @@ def agent() -> Agent:
 def step(agent: Agent) -> Iterator[Any]:
     """The compiled step, which may be traced once in this whole file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agents, "act_learn_step", chex.assert_max_traces(act_learn_step, n=1))
+        patch.setattr(steps, "act_learn_step", chex.assert_max_traces(act_learn_step, n=1))
         yield steps.compile_step(agent)
 
 

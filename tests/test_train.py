@@ -334,7 +334,7 @@ def poison_at(monkeypatch: pytest.MonkeyPatch, step: int, *, after: bool, stop: 
 
         return act_learn_step
 
-    monkeypatch.setattr(agents, "compile_step", compile_poisoned)
+    monkeypatch.setattr(steps, "compile_step", compile_poisoned)
 
 
 @pytest.mark.parametrize(
