@@ -32,6 +32,8 @@ def _transition(num_outcomes: int) -> TransitionHead:
         num_outcomes=num_outcomes,
         head_width=16,
         action_bits=None,
+        code_head="whole",
+        patches=(0, 0),
     )
 
 
