@@ -118,7 +118,7 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in TIMES} for row in read]
 
 
-def steps(workdir: pathlib.Path) -> list[int]:
+def saved_steps(workdir: pathlib.Path) -> list[int]:
     """Steps of the checkpoints."""
     return checkpoints.steps(workdir / "checkpoints")
 

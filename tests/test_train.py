@@ -63,7 +63,7 @@ def assert_same(workdir: pathlib.Path, reference: pathlib.Path, step: int, first
 def test_f03_10_and_10_steps_equal_20(tmp_path: pathlib.Path) -> None:
     assert runs.run(runs.tiny(budget(20)), tmp_path / "whole") == 0
     assert runs.run(runs.tiny(budget(10)), tmp_path / "parts") == 0
-    assert runs.steps(tmp_path / "parts") == [10]
+    assert runs.saved_steps(tmp_path / "parts") == [10]
     # A larger budget continues a finished run.
     assert runs.run(runs.tiny(budget(20)), tmp_path / "parts") == 0
     whole, parts = runs.rows(tmp_path / "whole"), runs.rows(tmp_path / "parts")
@@ -97,7 +97,7 @@ def test_f03_f04_a_process_stopped_twice_over_and_continued_equals_one_that_was_
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
         ended = runs.finish(process)
-    (stopped,) = runs.steps(tmp_path / "parts")
+    (stopped,) = runs.saved_steps(tmp_path / "parts")
     assert ended.code == 75 and 30 <= stopped < 400
     assert ended.errors.endswith(f"stopped: saved step {stopped} in {tmp_path / 'parts'}; the same command continues\n")
     agent, state = started(tmp_path / "parts", runs.tiny(*sparse))
@@ -117,11 +117,11 @@ def test_f01_a_run_killed_at_random_moments_equals_one_that_was_not(tmp_path: pa
     for wanted in (1, 6):
         process = runs.start("zuma", *arguments, f"--workdir={workdir}")
         with runs.killed_at_the_end(process):
-            while max(runs.steps(workdir), default=0) < wanted and process.poll() is None:
+            while max(runs.saved_steps(workdir), default=0) < wanted and process.poll() is None:
                 time.sleep(0.02)
             time.sleep(moments.uniform(0.0, 0.8))
             assert process.poll() is None, runs.finish(process)
-        saved = runs.steps(workdir)[-1]
+        saved = runs.saved_steps(workdir)[-1]
         agent, state = started(workdir, runs.tiny(*often))
         assert hashes(agent, state)[0] == runs.state_hash(workdir, saved)
     assert runs.run(runs.tiny(*often), workdir) == 0  # and the lock of the killed is free
@@ -143,7 +143,7 @@ def test_f04_a_signal_while_compiling_ends_the_process_at_once(tmp_path: pathlib
     assert time.monotonic() - begin < 5
     assert ended.code == 75
     assert ended.errors.endswith("stopped: SIGTERM, nothing was unsaved\n")
-    assert runs.steps(tmp_path) == []
+    assert runs.saved_steps(tmp_path) == []
 
 
 class StopAfter(runs.Stop):
@@ -173,7 +173,7 @@ def test_f04_whenever_a_signal_comes_all_is_saved(
         budget(6), ("evaluation.every_env_steps", 2 * ENV_STEPS), ("checkpoint.every_env_steps", 3 * ENV_STEPS)
     )
     code = runs.run(settings, tmp_path, StopAfter(num_questions))
-    saved = runs.steps(tmp_path)[-1]
+    saved = runs.saved_steps(tmp_path)[-1]
     if code == 75:
         assert f"saved step {saved} in {tmp_path}" in capsys.readouterr().err
     else:
@@ -200,7 +200,7 @@ def test_f04_an_evaluation_is_given_up_for_a_signal(tmp_path: pathlib.Path, monk
     monkeypatch.setattr(evaluator, "_act", during)
     assert runs.run(settings, tmp_path, stop) == 75
     assert phases == [True]  # one act phase of three, with step 10 at stake
-    assert runs.steps(tmp_path) == [10]
+    assert runs.saved_steps(tmp_path) == [10]
     assert not list(tmp_path.glob("evaluation/*"))
     assert [row["num_env_steps"] for row in runs.rows(tmp_path)] == [12, 24, 36]
 
@@ -216,12 +216,12 @@ def test_f04_a_signal_during_a_save_saves_the_next_step_too(
 
     monkeypatch.setattr(checkpoints, "save", during)
     assert runs.run(runs.tiny(budget(20), ("checkpoint.every_env_steps", 3 * ENV_STEPS)), tmp_path, stop) == 75
-    assert runs.steps(tmp_path) == [3]
+    assert runs.saved_steps(tmp_path) == [3]
 
 
 def test_f15_a_run_of_one_step_ends_with_its_checkpoint(tmp_path: pathlib.Path) -> None:
     assert runs.run(runs.tiny(("num_env_steps", 1)), tmp_path) == 0
-    assert runs.steps(tmp_path) == [1]
+    assert runs.saved_steps(tmp_path) == [1]
     (row,) = runs.rows(tmp_path)
     assert (row["num_env_steps"], row["num_updates"], row["loss"]) == (ENV_STEPS, 0, None)
     assert row["tree_depth_mean"] >= 1
@@ -232,7 +232,7 @@ def test_f07_a_broken_newest_checkpoint_costs_only_its_steps(
 ) -> None:
     workdir = tmp_path / "broken"
     assert runs.run(runs.tiny(budget(20)), workdir) == 0
-    assert runs.steps(workdir) == [10, 20]
+    assert runs.saved_steps(workdir) == [10, 20]
     runs.damage(workdir, 20)
     # Not finished: its last step cannot be read.
     assert runs.run(runs.tiny(budget(20)), workdir) == 0
@@ -245,7 +245,7 @@ def test_f09_where_every_checkpoint_is_broken_nothing_is_touched(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert runs.run(runs.tiny(budget(20)), tmp_path) == 0
-    for step in runs.steps(tmp_path):
+    for step in runs.saved_steps(tmp_path):
         runs.damage(tmp_path, step)
     before = runs.files(tmp_path)
     capsys.readouterr()
@@ -365,7 +365,7 @@ def test_f14_nothing_of_a_nan_is_committed(
     folder = tmp_path / f"nan-{named}"
     assert f"error: step {named}: " in errors and f" is not finite; see {folder}\n" in errors
     assert "a value is not finite" not in errors
-    assert runs.steps(tmp_path) == [10]
+    assert runs.saved_steps(tmp_path) == [10]
     assert {name: digest for name, digest in runs.files(tmp_path).items() if name.startswith("checkpoints")} == before
     batch = np.load(folder / "batch.npz")
     assert batch["rows.observation"].shape == (2, 5, 84, 84, 1) and batch["mask"].any()
@@ -439,7 +439,7 @@ def test_f04_a_run_of_emulators_is_stopped_and_continued(tmp_path: pathlib.Path)
         assert process.stdout is not None and process.stdout.readline().startswith("64 / 640 env steps")
         process.send_signal(signal.SIGTERM)
         ended = runs.finish(process)
-    stopped = runs.steps(tmp_path)[-1]
+    stopped = runs.saved_steps(tmp_path)[-1]
     assert ended.code == 75 and 4 <= stopped < 40
     ended = runs.finish(runs.start("zuma", *arguments))
     assert ended.code == 0, ended.errors
