@@ -117,11 +117,10 @@ _TOKENIZER_ONLY = {
     "pretrain.checkpoint_every_updates": "300",
 }
 _MODEL_ONLY = {
-    "learner.batch_size": "8",
     "pretrain.tokenizer_updates": "0",
-    "pretrain.model_updates": "200",
-    "pretrain.examine_every_updates": "200",
-    "pretrain.checkpoint_every_updates": "200",
+    "pretrain.model_updates": "500",
+    "pretrain.examine_every_updates": "500",
+    "pretrain.checkpoint_every_updates": "500",
 }
 _FRAME = {"tokenizer.layout": "frame", "tokenizer.num_groups": "32"}
 _PLAIN = {"tokenizer.background": "none"}
@@ -221,7 +220,7 @@ TABLES: dict[str, Table] = {
         columns={"nats a code, actions left out": "held_out_action_nats", "nats a code, all": "forced_nats"},
     ),
     "scratch": Table(
-        title="How tokenizer and dynamics are trained: 300 and 200 updates, or both at once",
+        title="how tokenizer and dynamics are trained: 300 and 500 updates, or both at once",
         shared={},
         rows={
             "tokenizer first, then frozen": (_ROUTE, {**_MODEL_ONLY, "pretrain.tokenizer_updates": "300"}),
