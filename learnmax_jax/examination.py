@@ -313,14 +313,15 @@ def _some_endings(
     num_times = recorded.begin.shape[1]
     start = np.arange(num_times)[None] - (length - 2)  # of the window whose last transition is here
     known = np.cumsum(np.pad(recorded.is_known, ((0, 0), (1, 0))), axis=1)
-    last_known = np.clip(start + length - recorded.overlap_length + 1, 0, num_times)
+    # A window shorter than the overlap is judged by the rows that follow it, too.
+    last_known = np.clip(start + max(length - recorded.overlap_length, 0) + 1, 0, num_times)
     first_known = np.clip(start, 0, num_times)
     columns = [
         np.take_along_axis(known, np.broadcast_to(at, recorded.begin.shape), 1) for at in (last_known, first_known)
     ]
     fits = rows.valid & recorded.is_test & (start >= recorded.begin) & (columns[0] == columns[1])
     ends = rows.discount == 0
-    chosen = [_some(np.flatnonzero(fits & part), generator, most=most // 2) for part in (ends, ~ends)]
+    chosen = [_some(np.flatnonzero(fits & part), generator, most=max(most // 2, 1)) for part in (ends, ~ends)]
     environment, time = np.divmod(np.concatenate(chosen), num_times)
     return environment.astype(np.int32), (time - (length - 2)).astype(np.int32)
 

@@ -220,7 +220,7 @@ TABLES: dict[str, Table] = {
         columns={"nats a code, actions left out": "held_out_action_nats", "nats a code, all": "forced_nats"},
     ),
     "scratch": Table(
-        title="how tokenizer and dynamics are trained: 300 and 500 updates, or both at once",
+        title="How tokenizer and dynamics are trained: 300 and 500 updates, or both at once",
         shared={},
         rows={
             "tokenizer first, then frozen": (_ROUTE, {**_MODEL_ONLY, "pretrain.tokenizer_updates": "300"}),
