@@ -147,6 +147,7 @@ def test_a_code_of_the_grid_means_the_same_everywhere() -> None:
     np.testing.assert_array_equal(vectors[::2], np.tile(vectors[:1], (9, 1, 1)))
     assert not np.array_equal(vectors[0], vectors[1])
     assert tokenizer.patches == (3, 3)
+    assert "position" not in state.params["encoder"]["params"]  # 16 codes may hide what a place adds
 
 
 def test_groups_of_the_grid_are_shared_out_evenly() -> None:
