@@ -134,7 +134,7 @@ def build(config: Any) -> Agent:
         ),
         {name: config_schema.optional_section(config, name) for name in novelty.KINDS if name in config},
     )
-    rates = ("learning_rate", "warmup_updates", "weight_decay", "clip_norm")
+    rates = ("learning_rate", "warmup_updates", "decay_updates", "weight_decay", "clip_norm")
     optimizer = learner.make_optimizer(**{name: settings[name] for name in rates})
     tokenizer_optimizer = learner.make_optimizer(**{name: config.tokenizer_learner[name] for name in rates})
     supervise = partial(

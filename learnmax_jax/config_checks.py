@@ -89,6 +89,14 @@ def _check_replay(config: Any) -> None:
         raise error("replay.min_size", config.replay.min_size, why, f"1 to {capacity}", capacity)
 
 
+def _check_rates(config: Any) -> None:
+    for section in ("learner", "tokenizer_learner"):
+        warmup, decay = config[section].warmup_updates, config[section].decay_updates
+        if 0 < decay <= warmup:
+            why = f"is over before the warm-up, {section}.warmup_updates={warmup}"
+            raise error(f"{section}.decay_updates", decay, why, f"0, or at least {warmup + 1}", warmup + 1)
+
+
 def _check_pretrain(config: Any) -> None:
     section = optional_section(config, "pretrain")
     if not section:
@@ -172,6 +180,7 @@ CHECKS: tuple[Callable[[Any], None], ...] = (
     _check_search,
     _check_replay,
     _check_updates,
+    _check_rates,
     _check_pretrain,
     _check_rooms,
 )

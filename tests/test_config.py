@@ -117,6 +117,7 @@ BAD = [
     (["--config.search.num_simulations=0"], "search.num_simulations=0: search.kind", "Nearest: 1"),
     (["--config.exploration.num_exploit_envs=65"], "exploration.num_exploit_envs=65: exceeds", "Nearest: 64"),
     (["--config.learner.replay_ratio=0.3"], "learner.replay_ratio=0.3: gives", "Nearest: "),
+    (["--config.learner.decay_updates=50"], "learner.decay_updates=50: is over before", "Nearest: 51"),
 ]
 
 

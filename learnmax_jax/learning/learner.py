@@ -17,6 +17,7 @@ from learnmax_jax.types import Array, Batch, Metrics, Params, Supposed
 
 # Of the tokenizer's metrics, these need no prefix to be understood.
 _KNOWN_NAMES = ("codes_used", "perplexity", "code_drift")
+_LAST_RATE = 0.1  # of the learning rate, where it is lowered
 
 
 @struct.dataclass
@@ -50,23 +51,32 @@ class TrainState:
 
 
 def make_optimizer(
-    *, learning_rate: float, warmup_updates: int, weight_decay: float, clip_norm: float
+    *, learning_rate: float, warmup_updates: int, decay_updates: int, weight_decay: float, clip_norm: float
 ) -> optax.GradientTransformation:
-    """AdamW with a linear warm-up and a global-norm clip.
+    """AdamW with a linear warm-up, a half cosine down (Loshchilov & Hutter 2017) and a global-norm clip.
 
     Args:
       learning_rate: after the warm-up.
       warmup_updates: updates over which it rises from 0; 0 starts at full rate.
+      decay_updates: the update, warm-up included, from which on it is a tenth; 0 never lowers it.
       weight_decay: decoupled, of matrices only (vectors, norms and biases are left alone).
       clip_norm: greatest global norm of a gradient.
     """
-    schedule = optax.linear_schedule(0.0, learning_rate, warmup_updates) if warmup_updates else learning_rate
+    schedule = _schedule(learning_rate, warmup_updates, decay_updates)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(
             schedule, weight_decay=weight_decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
         ),
     )
+
+
+def _schedule(peak: float, warmup_updates: int, decay_updates: int) -> optax.ScalarOrSchedule:
+    """The learning rate by update."""
+    if decay_updates:
+        start = peak if warmup_updates == 0 else 0.0
+        return optax.warmup_cosine_decay_schedule(start, peak, warmup_updates, decay_updates, _LAST_RATE * peak)
+    return optax.linear_schedule(0.0, peak, warmup_updates) if warmup_updates else peak
 
 
 def init(

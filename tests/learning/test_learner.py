@@ -1,5 +1,6 @@
 """One update taken apart, one batch learned by heart, and a small world learned whole."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -33,13 +34,18 @@ RETURNS = {
 }
 
 
-def _by_hand(params: dict, gradients: list[dict], *, warmup: int, clip_norm: float) -> dict[str, np.ndarray]:
+def _by_hand(
+    params: dict, gradients: list[dict], *, warmup: int, decay_end: int, clip_norm: float
+) -> dict[str, np.ndarray]:
     """AdamW in float64, from the paper: decoupled decay, of matrices only."""
     params = {name: np.asarray(x, np.float64) for name, x in params.items()}
     mean, square = ({name: np.zeros_like(x) for name, x in params.items()} for _ in range(2))
     for index, gradient in enumerate(gradients):
         norm = np.sqrt(sum((np.asarray(g, np.float64) ** 2).sum() for g in gradient.values()))
         rate = RATE * min(index / warmup, 1.0) if warmup else RATE
+        if decay_end and index > warmup:
+            fallen = min((index - warmup) / (decay_end - warmup), 1.0)
+            rate = RATE * (0.1 + 0.9 * (1.0 + math.cos(math.pi * fallen)) / 2)
         for name in params:
             g = np.asarray(gradient[name], np.float64) * min(1.0, clip_norm / norm)
             mean[name] = 0.9 * mean[name] + 0.1 * g
@@ -51,8 +57,8 @@ def _by_hand(params: dict, gradients: list[dict], *, warmup: int, clip_norm: flo
     return params
 
 
-@pytest.mark.parametrize("warmup", [0, 3])
-def test_n15_optimizer_steps_against_numpy(warmup: int) -> None:
+@pytest.mark.parametrize(("warmup", "decay_end"), [(0, 0), (3, 0), (1, 3), (0, 8)])
+def test_n15_optimizer_steps_against_numpy(warmup: int, decay_end: int) -> None:
     rng = np.random.default_rng(0)
     shapes = {"matrix": (3, 4), "table": (2, 3, 4), "vector": (5,), "scalar": ()}
 
@@ -63,7 +69,7 @@ def test_n15_optimizer_steps_against_numpy(warmup: int) -> None:
     # The first gradient is within the norm, the others are clipped.
     gradients = [draw(scale) for scale in (0.01, 1.0, 30.0, 1.0)]
     optimizer = learner.make_optimizer(
-        learning_rate=RATE, warmup_updates=warmup, weight_decay=WEIGHT_DECAY, clip_norm=0.5
+        learning_rate=RATE, warmup_updates=warmup, decay_updates=decay_end, weight_decay=WEIGHT_DECAY, clip_norm=0.5
     )
 
     @jax.jit
@@ -74,7 +80,7 @@ def test_n15_optimizer_steps_against_numpy(warmup: int) -> None:
     state = optimizer.init(params)
     for gradient in gradients:
         params, state = step(gradient, state, params)
-    expected = _by_hand(start, gradients, warmup=warmup, clip_norm=0.5)
+    expected = _by_hand(start, gradients, warmup=warmup, decay_end=decay_end, clip_norm=0.5)
     for name in shapes:
         np.testing.assert_allclose(params[name], expected[name], rtol=2e-5, atol=1e-6, err_msg=name)
 
@@ -82,7 +88,7 @@ def test_n15_optimizer_steps_against_numpy(warmup: int) -> None:
 TOKENIZER = small.small_tokenizer()
 WORLD_MODEL = small.small_world_model(TOKENIZER, num_actions=episodes.NUM_ACTIONS)
 OPTIMIZERS = {
-    name: learner.make_optimizer(learning_rate=RATE, warmup_updates=0, weight_decay=0.0, clip_norm=1.0)
+    name: learner.make_optimizer(learning_rate=RATE, warmup_updates=0, decay_updates=0, weight_decay=0.0, clip_norm=1.0)
     for name in ("optimizer", "tokenizer_optimizer")
 }
 SUPERVISE = partial(supervise, world_model=WORLD_MODEL, support=SUPPORT, plan=None, num_reanalysed=0, **RETURNS)
@@ -256,7 +262,9 @@ def _train(
     loss: Any, network: Any, batches: Any, *, num_updates: int, learning_rate: float
 ) -> tuple[Any, Array, dict[str, Array]]:
     """Parameters after so many updates, with `batches(key)` as targets: (network, first loss, the last metrics)."""
-    optimizer = learner.make_optimizer(learning_rate=learning_rate, warmup_updates=20, weight_decay=0.0, clip_norm=5.0)
+    optimizer = learner.make_optimizer(
+        learning_rate=learning_rate, warmup_updates=20, decay_updates=0, weight_decay=0.0, clip_norm=5.0
+    )
 
     def one(carry: Any, key: Array) -> Any:
         network, state = carry
