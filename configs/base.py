@@ -87,6 +87,7 @@ def get_config() -> ConfigDict:
                 "short_discount": 0.9,  # a step
                 "td_lambda": 0.95,
                 "td_steps": 5,  # of Q
+                "bootstrap": "search",  # of extrinsic values: the search's, from when it was played
                 "intrinsic_crosses_end": False,
             },
             "search": {
@@ -96,11 +97,13 @@ def get_config() -> ConfigDict:
                 "max_num_considered_actions": 4,  # of 8-16 simulations, so that the tree grows deep
                 "value_floor": 0.01,  # scaled units; below it differences of value are noise
                 "gumbel_scale": 1.0,
-                "epsilon": 0.0,  # share of uniformly random actions
             },
             "exploration": {
                 "beta_max": 0.3,  # scaled reward a unit of novelty
                 "num_exploit_envs": 8,  # play at beta 0; theirs is the score
+                "epsilon": 0.0,  # chance a step that a random action begins
+                "longest_hold": 1,  # steps that it may last, n of them by 1 / n^2
+                "longest_way_back": 0,  # steps at -beta that an episode may begin with
             },
             "counts": {  # novelty by visits; this section or another kind's, or none
                 "table_size": 2**20,  # keys for life

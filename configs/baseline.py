@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
     config.search.kind = "none"
     config.search.num_simulations = 0
     config.search.gumbel_scale = 0.0
-    config.search.epsilon = 0.05  # random actions (Mnih et al. 2015 end at 0.1, Hessel et al. 2018 at 0.01)
+    config.exploration.epsilon = 0.05  # random actions (Mnih et al. 2015 end at 0.1, Hessel et al. 2018 at 0.01)
     config.exploration.num_exploit_envs = config.env.num_envs  # all play for score
     return config

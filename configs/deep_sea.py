@@ -59,20 +59,24 @@ def small(config: ConfigDict) -> ConfigDict:
     config.returns.intrinsic_discount = 0.97
     config.returns.td_lambda = 0.8
     config.returns.td_steps = 3
+    config.returns.bootstrap = "q"  # what was searched when played is old by then: measured
     config.search.num_simulations = 4
+    config.search.value_floor = 0.1  # at 0.01 nothing but the model's errors decides between two new ways: measured
     config.search.max_depth = 3
     config.exploration.beta_max = 1.0
     config.exploration.num_exploit_envs = 2
+    config.exploration.epsilon = 0.1  # a DQN's; at 0 an action that is thought dull is never tried: measured
     config.counts.grid_height = 1  # the observation is 1 x 1 integers
     config.counts.grid_width = 1
     config.counts.num_levels = 256  # every integer its own key
     config.replay.capacity = 65_536
     config.replay.min_size = 512
+    config.replay.kind = "prioritised"
     config.learner.batch_size = 16
     config.learner.sequence_length = 8
     config.learner.unroll_steps = 3
     config.learner.num_unrolls = 1
-    config.learner.replay_ratio = 4.0
+    config.learner.replay_ratio = 16.0
     config.learner.reanalyse_fraction = 0.0  # no tree in the learner: its program compiles in half the time
     config.learner.learning_rate = 2e-3
     config.learner.warmup_updates = 20
@@ -120,5 +124,4 @@ def explore(config: ConfigDict, kind: str, search: str) -> ConfigDict:
         config.search.gumbel_scale = 0.0
     if kind == "none":
         config.exploration.num_exploit_envs = config.env.num_envs
-        config.search.epsilon = 0.1  # a DQN's; with search as well, so that it dithers no less
     return config

@@ -111,7 +111,12 @@ def build_player(config: Any) -> Player:
         **config.search,
     )
     act = partial(
-        actor.act, world_model=world_model, environments=environments, plan=plan, num_steps=config.actor.num_steps
+        actor.act,
+        world_model=world_model,
+        environments=environments,
+        plan=plan,
+        num_steps=config.actor.num_steps,
+        **{name: config.exploration[name] for name in ("epsilon", "longest_hold", "longest_way_back")},
     )
     return Player(config, environments, tokenizer, world_model, support, plan, act)
 

@@ -81,7 +81,7 @@ class Evaluator:
         section.env.max_episode_steps = max_episode_steps
         # Not xla: its program would be compiled anew for each evaluation's pool.
         section.env.backend = "world" if settings.env.backend == "world" else "callback"
-        section.search.gumbel_scale, section.search.epsilon = 0.0, 0.0
+        section.search.gumbel_scale, section.exploration.epsilon = 0.0, 0.0
         section.exploration.num_exploit_envs = num_episodes
         self.player = agents.build_player(config.Settings(section))
         self._act = jax.jit(partial(act_without_counts, self.player))

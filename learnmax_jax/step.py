@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from learnmax_jax.acting import actor
+from learnmax_jax.acting import actor, betas
 from learnmax_jax.acting.actor import ActorState, ActOutput
 from learnmax_jax.agent import Agent, Player, transition_spec
 from learnmax_jax.learning.learner import TrainState
@@ -105,10 +105,10 @@ def actor_at(player: Player, params: ModelParams, env_state: Any, time_step: Tim
     """An actor with an empty memory at the environments' reset."""
     window, exploration = player.config.actor.window, player.config.exploration
     memory = actor.init_memory(player.world_model, params, time_step.observation, window=window)
-    betas = actor.spread_betas(
+    spread = betas.spread_betas(
         player.environments.num_envs, num_exploit_envs=exploration.num_exploit_envs, beta_max=exploration.beta_max
     )
-    return actor.init_actor(env_state, time_step, memory, betas)
+    return actor.init_actor(env_state, time_step, memory, spread)
 
 
 def act_learn_step(state: State, *, agent: Agent) -> tuple[State, Outputs]:

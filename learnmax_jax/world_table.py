@@ -106,7 +106,10 @@ class Solver:
         """Builds the parts; compiles nothing."""
         self.agent = agents.build(settings)
         search = settings.search
-        self._noise = (jnp.asarray(search.gumbel_scale, jnp.float32), jnp.asarray(search.epsilon, jnp.float32))
+        self._noise = (
+            jnp.asarray(search.gumbel_scale, jnp.float32),
+            jnp.asarray(settings.exploration.epsilon, jnp.float32),
+        )
         self._greedy = (jnp.zeros(()), jnp.zeros(()))
         self._reset = self.agent.environments.reset(jax.random.key(0))
         self._start = jax.jit(partial(_start, self.agent))
@@ -170,8 +173,8 @@ def _start(agent: Agent, rng_key: Array, reset: Any) -> State:
 
 def _act(agent: Agent, params: Any, actor: Any, novelty: Any, rng_key: Array, scale: Array, epsilon: Array) -> Any:
     """One act phase, whose noise is an argument: the same program plays greedily."""
-    plan = partial(agent.player.plan, gumbel_scale=scale, epsilon=epsilon)
-    return agent.act(params, actor, novelty, rng_key, plan=plan)
+    plan = partial(agent.player.plan, gumbel_scale=scale)
+    return agent.act(params, actor, novelty, rng_key, plan=plan, epsilon=epsilon)
 
 
 def _learn(agent: Agent, state: State, transitions: Any, rng_key: Array) -> tuple[State, Array]:

@@ -125,11 +125,11 @@ def test_the_same_program_plays_again_and_the_key_decides_nothing_else(params: A
 
 
 def test_it_plays_at_beta_0_without_noise_over_emulators_of_its_own(params: Any) -> None:
-    settings = runs.tiny(("env.backend", "xla"), ("env.game", "Pong-v5"), ("search.epsilon", 0.5))
+    settings = runs.tiny(("env.backend", "xla"), ("env.game", "Pong-v5"), ("exploration.epsilon", 0.5))
     player = evaluation.Evaluator(settings, protocol="deterministic", num_episodes=3, max_episode_steps=7).player
     chosen = player.config
     assert (chosen.env.backend, chosen.env.protocol, chosen.env.num_envs) == ("callback", "deterministic", 3)
-    assert (chosen.search.gumbel_scale, chosen.search.epsilon, chosen.env.max_episode_steps) == (0.0, 0.0, 7)
+    assert (chosen.search.gumbel_scale, chosen.exploration.epsilon, chosen.env.max_episode_steps) == (0.0, 0.0, 7)
     world = evaluator(3, 7).player
     np.testing.assert_array_equal(steps.start_actor(world, params, jax.random.key(0)).beta, np.zeros(3))
 

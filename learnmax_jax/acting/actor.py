@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from learnmax_jax.acting.betas import betas_now, draw_ways_back
+from learnmax_jax.acting.dither import Held, dither, nothing_held
 from learnmax_jax.models.dynamics import Context
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Environments, Probe, SearchOutput, TimeStep, Transition
@@ -44,6 +46,8 @@ class ActorState:
       episode_step: `[B]` int32, transitions since the episode's first frame.
       episode_score: `[B]` float32, raw score since then.
       beta: `[B]` float32, each environment's weight of the intrinsic return; fixed.
+      ways_back: `[B]` int32, steps that the episode begins with at -beta.
+      held: the random actions that last.
       memory: Memory.
     """
 
@@ -55,6 +59,8 @@ class ActorState:
     episode_step: Array
     episode_score: Array
     beta: Array
+    ways_back: Array
+    held: Held
     memory: Memory
 
 
@@ -75,19 +81,6 @@ class ActOutput:
     depth_mean: Array
     depth_max: Array
     finite: Array
-
-
-def spread_betas(num_envs: int, *, num_exploit_envs: int, beta_max: float) -> Array:
-    """Each environment's beta, `[B]`: 0 for the exploiters, then evenly up to `beta_max`.
-
-    Args:
-      num_envs: B.
-      num_exploit_envs: how many play at beta 0; their scores are the run's score.
-      beta_max: the largest, in units of reward_scale per unit of novelty.
-    """
-    explorers = num_envs - num_exploit_envs
-    rising = beta_max * jnp.arange(1, explorers + 1, dtype=jnp.float32) / max(explorers, 1)
-    return jnp.concatenate([jnp.zeros((num_exploit_envs,), jnp.float32), rising])
 
 
 def init_memory(world_model: WorldModel, params: ModelParams, observation: Array, *, window: int) -> Memory:
@@ -113,6 +106,8 @@ def init_actor(env_state: object, time_step: TimeStep, memory: Memory, beta: Arr
         episode_step=jnp.zeros((batch,), jnp.int32),
         episode_score=jnp.zeros((batch,)),
         beta=beta,
+        ways_back=jnp.zeros((batch,), jnp.int32),
+        held=nothing_held(batch),
         memory=memory,
     )
 
@@ -128,6 +123,9 @@ def act(
     plan: Callable[..., SearchOutput],
     observe: Callable[[object, Array, Array], tuple[object, Array, Array]],
     num_steps: int,
+    epsilon: Array | float,
+    longest_hold: int,
+    longest_way_back: int,
 ) -> tuple[ActorState, object, ActOutput]:
     """Plays `num_steps` steps in every environment.
 
@@ -141,6 +139,8 @@ def act(
       plan: (params, rng_key, context, latent, codes, beta) -> SearchOutput; planner.plan with its tuning bound.
       observe: (novelty, observation, first) -> (novelty, key `[B, 2]`, first_visit `[B]`).
       num_steps: T.
+      epsilon, longest_hold: of random actions; see dither.
+      longest_way_back: steps; see betas.
     Returns:
       (ActorState, novelty, ActOutput).
     """
@@ -152,22 +152,34 @@ def act(
         carry: tuple[ActorState, Context, Any], rng_key: Array
     ) -> tuple[tuple[ActorState, Context, Any], tuple[ActOutput, Memory]]:
         state, context, novelty = carry
+        search_key, way_key, dither_key = jax.random.split(rng_key, 3)
+        ways_back = draw_ways_back(state.ways_back, state.first, way_key, longest=longest_way_back)
+        beta = betas_now(state.beta, ways_back, state.episode_step)
         codes = world_model.tokenise(params, state.observation)
         led_here = jnp.where(state.first, world_model.num_actions, state.action)
         context, latent = world_model.extend(params, context, codes, led_here, state.first)
-        search = plan(params, rng_key, context, latent, codes, state.beta)
+        search = plan(params, search_key, context, latent, codes, beta)
+        held, action = dither(
+            state.held,
+            search.action,
+            state.first,
+            dither_key,
+            epsilon=epsilon,
+            longest_hold=longest_hold,
+            num_actions=world_model.num_actions,
+        )
         novelty, key, first_visit = observe(novelty, state.observation, state.first)
-        env_state, time_step = environments.step(state.env_state, search.action)
+        env_state, time_step = environments.step(state.env_state, action)
         row = Transition(
             observation=state.observation,
-            action=search.action,
+            action=action,
             reward=time_step.reward,
             discount=time_step.discount,
             first=state.first,
             last=time_step.last,
             valid=~state.ended,
             episode_step=state.episode_step,
-            beta=state.beta,
+            beta=beta,
             search_policy=search.search_policy.astype(jnp.float16),
             search_value=search.search_value[:, 0],
             novelty_key=key,
@@ -180,7 +192,9 @@ def act(
             observation=time_step.observation,
             first=time_step.first,
             ended=time_step.last,
-            action=search.action,
+            action=action,
+            ways_back=ways_back,
+            held=held,
             episode_step=jnp.where(time_step.first, 0, state.episode_step + 1),
             episode_score=jnp.where(time_step.first, 0.0, score),
         )

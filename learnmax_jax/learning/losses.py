@@ -231,7 +231,7 @@ def _teacher_forced(
         params, supervision.codes, supervision.led_here, supervision.first, capacity=length
     )
     flat = latents.reshape(-1, *latents.shape[2:])
-    prediction = _unflatten(world_model.predict(params, flat, jnp.repeat(supervision.beta, length)), length)
+    prediction = _unflatten(world_model.predict(params, flat, supervision.beta.reshape(-1)), length)
 
     # Transitions: the L rows that have a next observation.
     steps = length - 1
@@ -346,7 +346,7 @@ def _open_loop(
     node = world_model.root(at_start(latents), at_start(supervision.codes), max_depth=unroll_steps)
     actions = cut(supervision.action)
     _, imagined, outcome = world_model.unroll(params, context_up_to(context, starts), node, actions, by_step)
-    beta = jnp.repeat(supervision.beta, num_unrolls * unroll_steps)
+    beta = cut(supervision.beta, 1).reshape(-1)
     prediction = _unflatten(world_model.predict(params, imagined.reshape(-1, *imagined.shape[2:]), beta), unroll_steps)
 
     weights = jnp.repeat(supervision.weights, num_unrolls)

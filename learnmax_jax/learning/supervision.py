@@ -28,7 +28,7 @@ class Supervision:
       led_here: `[B, L + 1]` int32, the action that led to each frame; A where unknown or none.
       action: `[B, L]` int32.
       first: `[B, L + 1]` bool.
-      beta: `[B]` float32.
+      beta: `[B, L + 1]` float32, that each row was played at.
       rewards: `[B, L, 2]` float32, scaled extrinsic reward and novelty of step t.
       discount: `[B, L]` float32, 0 where step t terminated.
       policy: `[B, L + 1, A]` float32.
@@ -75,13 +75,14 @@ def supervise(
     short_discount: float,
     td_lambda: float,
     td_steps: int,
+    bootstrap: str,
     intrinsic_crosses_end: bool,
 ) -> Supervision:
     """Makes a batch's targets; nothing here is differentiated.
 
-    Extrinsic values: TD(lambda) over the search's values. The others: TD(lambda) over the target network's own
-    heads, the intrinsic one from bonuses looked up afresh. Q: n-step Q-learning; the target network both selects and
-    values, by extrinsic + beta x intrinsic.
+    Extrinsic values: TD(lambda) over `bootstrap`. The others: TD(lambda) over the target network's own heads, the
+    intrinsic one from bonuses looked up afresh. Q: n-step Q-learning; the target network both selects and values, by
+    extrinsic + beta x intrinsic.
 
     Args:
       target_params: moving average of the network.
@@ -98,6 +99,8 @@ def supervise(
       extrinsic_discount, intrinsic_discount, short_discount: per environment step.
       td_lambda: of every value target.
       td_steps: of the Q target.
+      bootstrap: what extrinsic values bootstrap from: "search", the search's value at the time of play; "value", the
+        target network's; "q", its Q of the action that it prefers. What is searched again uses what that finds.
       intrinsic_crosses_end: the intrinsic return lives on after a termination.
     Returns:
       Supervision, with gradients stopped.
@@ -110,24 +113,29 @@ def supervise(
     first = rows.first & batch.mask
     context, latents = world_model.context(target_params, codes, led_here, first, capacity=length)
 
-    beta, policy, search_value = rows.beta[:, 0], rows.search_policy.astype(jnp.float32), rows.search_value
+    beta, policy = rows.beta, rows.search_policy.astype(jnp.float32)
+    again = None
     if num_reanalysed:
         plan_key, beta_key = jax.random.split(rng_key)
         fresh = jax.random.choice(beta_key, betas, (num_reanalysed,))
         again = _search_again(target_params, plan_key, context, latents, codes, fresh, plan, num_reanalysed)
-        beta = beta.at[:num_reanalysed].set(fresh)
+        beta = beta.at[:num_reanalysed].set(fresh[:, None])
         policy = policy.at[:num_reanalysed].set(again.search_policy.reshape(policy[:num_reanalysed].shape))
-        search_value = search_value.at[:num_reanalysed].set(again.search_value[:, 0].reshape(num_reanalysed, length))
 
-    prediction = world_model.predict(target_params, latents.reshape(-1, *latents.shape[2:]), jnp.repeat(beta, length))
+    prediction = world_model.predict(target_params, latents.reshape(-1, *latents.shape[2:]), beta.reshape(-1))
     value = inverse_rescale(support.expectation(prediction.value_logits)).reshape(-1, length, 3)
     q = inverse_rescale(support.expectation(prediction.q_logits)).reshape(-1, length, 2, num_actions)
 
-    wanted = q[:, :, 0] + beta[:, None, None] * q[:, :, 1]
-    intrinsic_value = value[..., 1]
-    if supposed is not None and supposed.q_too:
-        # What a value bootstraps from has to hope as much as Q does.
-        intrinsic_value = jnp.take_along_axis(q[:, :, 1], jnp.argmax(wanted, axis=-1)[..., None], axis=-1)[..., 0]
+    wanted = q[:, :, 0] + beta[..., None] * q[:, :, 1]
+    preferred = jnp.argmax(wanted, axis=-1)[:, :, None, None]
+    q_of_preferred = jnp.take_along_axis(q, preferred, axis=-1)[..., 0]
+    extrinsic_value = {"search": rows.search_value, "value": value[..., 0], "q": q_of_preferred[..., 0]}[bootstrap]
+    if again is not None:
+        found = again.search_value[:, 0].reshape(num_reanalysed, length)
+        extrinsic_value = extrinsic_value.at[:num_reanalysed].set(found)
+    # What a value bootstraps from has to hope as much as Q does.
+    hopes = supposed is not None and supposed.q_too
+    intrinsic_value = q_of_preferred[..., 1] if hopes else value[..., 1]
 
     valid, last = rows.valid & batch.mask, rows.last
     over = jax.vmap(targets.after_termination)(rows.discount, last)
@@ -149,7 +157,7 @@ def supervise(
 
     values = jnp.stack(
         [
-            value_targets(rewards[..., 0], extrinsic, search_value),
+            value_targets(rewards[..., 0], extrinsic, extrinsic_value),
             value_targets(rewards[..., 1], intrinsic, intrinsic_value),
             value_targets(rewards[..., 0], short, value[..., 2]),
         ],

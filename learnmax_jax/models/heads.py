@@ -26,7 +26,8 @@ class PredictionHead(nn.Module):
     @nn.compact
     def __call__(self, latent: Array, beta: Array) -> Prediction:
         """`latent [B, D]`, `beta [B]` to Prediction."""
-        wanting = jnp.stack([jnp.sqrt(beta), beta, (beta > 0).astype(beta.dtype)], axis=-1)
+        sign = jnp.sign(beta)
+        wanting = jnp.stack([sign * jnp.sqrt(jnp.abs(beta)), beta, sign], axis=-1)
         hidden = jax.nn.silu(nn.Dense(self.head_width)(latent) + nn.Dense(self.head_width, use_bias=False)(wanting))
         zeros = nn.initializers.zeros
         policy = nn.Dense(self.num_actions, kernel_init=zeros, name="policy")(hidden)

@@ -45,7 +45,6 @@ def plan(
     max_num_considered_actions: int,
     value_floor: float,
     gumbel_scale: float,
-    epsilon: float,
 ) -> SearchOutput:
     """Searches from a batch of observed moments for what maximises extrinsic + beta x intrinsic return.
 
@@ -68,17 +67,15 @@ def plan(
       value_floor: completed Q-values are spread over at least this range, in scaled units, so that noise
         about equal values is not blown up into a policy.
       gumbel_scale: 0 acts greedily, 1 samples.
-      epsilon: share of actions replaced by uniformly random ones.
     Returns:
       SearchOutput.
     """
     chex.assert_rank([latent, codes, beta], [3, 3, 1])
-    search_key, epsilon_key, uniform_key = jax.random.split(rng_key, 3)
     prediction = world_model.predict(params, latent, beta)
     root_value = _returns(prediction, support)
     finite = jnp.isfinite(prediction.policy_logits).all(axis=-1) & jnp.isfinite(root_value).all(axis=-1)
     if kind == "none":
-        output = _greedy(search_key, prediction, beta, support, value_floor, gumbel_scale, finite)
+        output = _greedy(rng_key, prediction, beta, support, value_floor, gumbel_scale, finite)
     elif kind in SEARCHES:
         root = TreeNode(
             node=world_model.root(latent, codes, max_depth=max_depth),
@@ -97,7 +94,7 @@ def plan(
             intrinsic_crosses_end=intrinsic_crosses_end,
         )
         output = SEARCHES[kind](
-            search_key,
+            rng_key,
             root,
             _weigh(root_value, beta),
             prediction.policy_logits,
@@ -111,10 +108,7 @@ def plan(
         output = output.replace(finite=output.finite & finite)
     else:
         raise ValueError(f"search.kind={kind}: unknown. Allowed: {', '.join(KINDS)}.")
-    num_actions = output.search_policy.shape[-1]
-    uniform = jax.random.randint(uniform_key, beta.shape, 0, num_actions)
-    explore = jax.random.uniform(epsilon_key, beta.shape) < epsilon
-    return output.replace(action=jnp.where(explore, uniform, output.action))
+    return output
 
 
 def _weigh(returns: Array, beta: Array) -> Array:

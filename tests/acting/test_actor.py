@@ -16,6 +16,7 @@ from tests.models import tiny
 
 ENVS, ACTIONS, WINDOW, STEPS, PHASES = 3, 5, 5, 4, 6
 LENGTHS = {"min_length": 2, "max_length": 11}
+NOTHING_RANDOM = {"epsilon": 0.0, "longest_hold": 1, "longest_way_back": 0}
 
 
 def _plan(params, rng_key, context, latent, codes, beta) -> SearchOutput:
@@ -56,6 +57,7 @@ class Play:
                 plan=_plan,
                 observe=_observe,
                 num_steps=num_steps,
+                **NOTHING_RANDOM,
             )
         )
         outputs, counter = [], jnp.zeros((), jnp.int32)
@@ -218,7 +220,6 @@ def test_acting_with_the_planner(play: Play) -> None:
         max_num_considered_actions=2,
         value_floor=1.0,
         gumbel_scale=1.0,
-        epsilon=0.0,
     )
     act = jax.jit(
         partial(
@@ -228,6 +229,7 @@ def test_acting_with_the_planner(play: Play) -> None:
             plan=plan,
             observe=_observe,
             num_steps=STEPS,
+            **NOTHING_RANDOM,
         )
     )
     runs = [jax.device_get(act(play.params, play.state, jnp.int32(0), jax.random.key(seed))[2]) for seed in (0, 0, 1)]
@@ -236,9 +238,3 @@ def test_acting_with_the_planner(play: Play) -> None:
         assert output.finite.all() and output.depth_mean.shape == (ENVS, STEPS)
     np.testing.assert_array_equal(runs[0].transitions.action, runs[1].transitions.action)
     assert (runs[0].transitions.action != runs[2].transitions.action).any()
-
-
-def test_betas_spread_evenly_above_the_exploiters() -> None:
-    np.testing.assert_allclose(actor.spread_betas(6, num_exploit_envs=2, beta_max=0.4), [0, 0, 0.1, 0.2, 0.3, 0.4])
-    np.testing.assert_allclose(actor.spread_betas(2, num_exploit_envs=2, beta_max=0.4), [0, 0])
-    np.testing.assert_allclose(actor.spread_betas(2, num_exploit_envs=0, beta_max=0.4), [0.2, 0.4])

@@ -45,7 +45,7 @@ def window(rng: np.random.Generator, *, length: int, transitions: int, ending: s
         "valid": valid,
         "search_policy": rng.dirichlet(np.ones(NUM_ACTIONS), size=length + 1),
         "search_value": rng.normal(size=length + 1) * 20,
-        "beta": np.full(length + 1, rng.choice([0.0, 0.1, 0.2])),
+        "beta": rng.choice([0.0, 0.1, -0.1, 0.2], length + 1),
         "mask": mask,
         # Padding is no observation of its own: whatever is said of it must not count.
         "novelty": np.where(mask, rng.random(length + 1), 77.0),

@@ -30,6 +30,7 @@ RETURNS = {
     "short_discount": 0.5,
     "td_lambda": 0.9,
     "td_steps": 2,
+    "bootstrap": "search",
     "intrinsic_crosses_end": False,
 }
 

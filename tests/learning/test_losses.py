@@ -255,7 +255,7 @@ def _true_windows() -> tuple[np.ndarray, Supervision]:
         led_here=jnp.zeros((BATCH, LENGTH + 1), jnp.int32),
         action=jnp.asarray(actions[:, :-1], jnp.int32),
         first=jnp.zeros((BATCH, LENGTH + 1), bool),
-        beta=jnp.zeros(BATCH),
+        beta=jnp.zeros((BATCH, LENGTH + 1)),
         rewards=inverse_rescale(jnp.asarray(np.where(known, rewards, nonsense)[:, :-1], jnp.float32)),
         discount=jnp.asarray(np.where(valid, actions != 2, rng.random(valid.shape) < 0.5)[:, :-1], jnp.float32),
         policy=jnp.where(valid[..., None], jax.nn.one_hot(BEST[states], ACTIONS), 1 / ACTIONS),

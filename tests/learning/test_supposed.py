@@ -95,8 +95,8 @@ def test_where_q_hopes_values_bootstrap_from_it() -> None:
     np.testing.assert_array_equal(plain.values, modest.values)
     np.testing.assert_array_equal(plain.values[..., [0, 2]], hoping.values[..., [0, 2]])
     latent = batch.rows.observation[0, -1:, :, :, 0].astype(jnp.float32)
-    prediction = episodes.paper_model.predict(jnp.ones(()), latent, batch.rows.beta[0, :1])
+    prediction = episodes.paper_model.predict(jnp.ones(()), latent, batch.rows.beta[0, -1:])
     q = inverse_rescale(episodes.SUPPORT.expectation(prediction.q_logits))[0]
-    best = int(jnp.argmax(q[0] + batch.rows.beta[0, 0] * q[1]))
+    best = int(jnp.argmax(q[0] + batch.rows.beta[0, -1] * q[1]))
     np.testing.assert_allclose(hoping.values[0, -1, 1], q[1, best], rtol=1e-4)
     assert abs(float(plain.values[0, -1, 1]) - float(q[1, best])) > 0.1

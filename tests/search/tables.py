@@ -178,14 +178,12 @@ def plan(
     discounts: tuple[float, float] = (1.0, 1.0),
     value_floor: float = 0.01,
     gumbel_scale: float = 0.0,
-    epsilon: float = 0.0,
 ) -> tuple[SearchOutput, Grown | None]:
     """Searches from `states [B]` of a table world; the numbers after `max_depth` compile nothing anew."""
     numbers = {
         "discounts": discounts,
         "value_floor": value_floor,
         "gumbel_scale": gumbel_scale,
-        "epsilon": epsilon,
     }
     states, beta = np.asarray(states, np.int32), np.asarray(beta, np.float32)
     return _plan(world, states, beta, seed, numbers, kind, num_simulations, max_depth, intrinsic_crosses_end)

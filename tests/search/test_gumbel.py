@@ -87,7 +87,6 @@ def test_agrees_with_mctx(case: tuple[int, int, int, int]) -> None:
             max_num_considered_actions=considered,
             value_floor=0.01,
             gumbel_scale=gumbel_scale,
-            epsilon=0.0,
         )
 
     for ties in (False, True):

@@ -239,18 +239,6 @@ def test_f40_a_nan_inside_the_tree_is_told(name: str) -> None:
     assert 1 < sum(told) < NUM_STATES
 
 
-def test_epsilon_replaces_that_share_of_actions() -> None:
-    num = 4000
-    world = tables.tables(np.zeros((1, 4), np.int32), q=np.asarray([[[0, 0], [0, 0], [1.0, 0], [0, 0]]]))
-    states, beta = np.zeros(num), np.zeros(num)
-    for epsilon in (0.0, 0.2, 1.0):
-        action = tables.plan(world, states, beta, kind="none", epsilon=epsilon)[0].action
-        share = np.bincount(action, minlength=4) / num
-        expected = np.full(4, epsilon / 4) + (1 - epsilon) * np.eye(4)[2]
-        # Five standard deviations of a share; none where nothing is drawn.
-        np.testing.assert_allclose(share, expected, atol=5 * np.sqrt(expected.max() * (1 - expected.max()) / num))
-
-
 @pytest.mark.parametrize("kind", ["gumbel", "muzero", "none"])
 def test_gumbel_scale_draws_or_does_not(kind: str) -> None:
     world = _two_horizons() | {"q": 0.02 * np.random.default_rng(0).normal(size=(NUM_STATES, NUM_ACTIONS, 2))}
@@ -308,7 +296,6 @@ class Forest:
                 max_num_considered_actions=considered,
                 value_floor=0.01,
                 gumbel_scale=1.0,
-                epsilon=0.0,
             )
 
         self.output, self.tree = jax.device_get(search())
