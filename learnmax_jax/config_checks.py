@@ -1,6 +1,7 @@
 """How the fields of a config must fit together."""
 
 import contextlib
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -87,6 +88,19 @@ def _check_replay(config: Any) -> None:
     if config.replay.min_size > capacity:
         why = "exceeds replay.capacity"
         raise error("replay.min_size", config.replay.min_size, why, f"1 to {capacity}", capacity)
+
+
+def _check_curriculum(config: Any) -> None:
+    section = optional_section(config, "curriculum")
+    if not section:
+        return
+    name, lengths = "curriculum.lengths", section["lengths"]
+    if config.env.backend == "world":
+        raise error(name, lengths, "worlds have time limits of their own", "an emulator", "no section curriculum")
+    rising = (*lengths, config.env.max_episode_steps)
+    if any(short >= longer for short, longer in itertools.pairwise(rising)):
+        why = f"episodes grow from stage to stage, up to env.max_episode_steps={config.env.max_episode_steps}"
+        raise error(name, lengths, why, "rising lengths", tuple(sorted(set(lengths) - {rising[-1]})))
 
 
 def _check_rates(config: Any) -> None:
@@ -181,6 +195,7 @@ CHECKS: tuple[Callable[[Any], None], ...] = (
     _check_replay,
     _check_updates,
     _check_rates,
+    _check_curriculum,
     _check_pretrain,
     _check_rooms,
 )

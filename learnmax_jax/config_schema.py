@@ -314,6 +314,13 @@ SECTIONS: tuple[Section, ...] = (
         },
     ),
     Section(
+        "curriculum",
+        {
+            "lengths": Field(int, "[1, 27000]", "agent steps an episode of each early stage", is_tuple=True),
+            "env_steps_a_stage": count("agent steps, all environments together"),
+        },
+    ),
+    Section(
         "counts",
         {
             "table_size": count("keys"),
@@ -329,6 +336,21 @@ SECTIONS: tuple[Section, ...] = (
             "grid_height": count("cells", "[1, 84]"),
             "grid_width": count("cells", "[1, 84]"),
             "num_levels": count("grey levels", "[2, 256]"),
+        },
+    ),
+    Section(
+        "action_keys",
+        {
+            "table_size": count("keys"),
+            "episodic_table_size": count("keys an environment"),
+            "grid_height": count("cells", "[1, 84]"),
+            "grid_width": count("cells", "[1, 84]"),
+            "num_levels": count("grey levels", "[2, 256]"),
+            "width": count("hidden units"),
+            "num_features": count("features"),
+            "num_bins": count("steps of a feature", "[2, 256]"),
+            "learning_rate": number("[0, 1]"),
+            "learn_updates": count("updates until the keys are frozen", "[0, inf)"),
         },
     ),
     Section(

@@ -27,6 +27,7 @@ from learnmax_jax import (
     checkpoints,
     config,
     config_checks,
+    curriculum,
     evaluation,
     lifecycle,
     metrics,
@@ -45,7 +46,7 @@ from learnmax_jax.tally import Tally
 
 # Added to a step and folded into the run's key, far above the bare steps that acting folds in:
 # a resumed run's reset draws other episodes, and no two uses share a key.
-_RESUME, _EVALUATE, _DRAW = 9 << 28, 10 << 28, 11 << 28
+_RESUME, _EVALUATE, _DRAW, _STAGE = 9 << 28, 10 << 28, 11 << 28, 12 << 28
 
 
 def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.StopWatcher) -> int:
@@ -70,8 +71,9 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
         if done >= num_steps(settings):
             print(f"{workdir}: finished, {done * steps_per_call(settings):,} env steps", flush=True)
             return lifecycle.DONE
+        left = [stage for stage in curriculum.stages(settings) if done < stage.last_step]
         with lifecycle.bad_input():
-            agent = agents.build(settings)
+            agent = agents.build(left[0].settings)
         state, tally = _start(agent, workdir)
         step = int(state.step)
         visited = _restore_positions(workdir, step)
@@ -85,7 +87,11 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             files.callback(rows.close)
             config.dump(settings, workdir / "config.json")
             provenance.record(workdir)
-            Run(agent, workdir, stop, writer, rows, tally, visited).loop(state)
+            run = Run(agent, workdir, stop, writer, rows, tally, visited)
+            for number, stage in enumerate(left):
+                if number:
+                    agent, state = _next_stage(stage, state)
+                state = run.loop(agent, state, stage.last_step)
     return lifecycle.DONE
 
 
@@ -133,6 +139,14 @@ def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
     )
     print(f"{workdir}: continues from step {step}", flush=True)
     return state, Tally.from_meta(restored.meta)
+
+
+def _next_stage(stage: curriculum.Stage, state: State) -> tuple[Agent, State]:
+    """The agent of a later stage, and the state that it goes on from, with emulators of its own."""
+    agent = agents.build(stage.settings)
+    key = jax.random.fold_in(state.rng_key, _STAGE + stage.first_step)
+    print(f"episodes of up to {stage.settings.env.max_episode_steps:,} agent steps from here", flush=True)
+    return agent, state.replace(actor=steps.start_actor(agent.player, state.train.model, key))
 
 
 def _restore_positions(workdir: pathlib.Path, step: int) -> Positions:
@@ -219,10 +233,11 @@ class Run:
         )
         self.sample = jax.jit(agent.replay.sample)
 
-    def loop(self, state: State) -> None:
-        """Steps until the budget is spent; step k's outputs are read while step k + 1 runs."""
-        act_learn_step = steps.compile_step(self.agent)
-        first_step, last_step = int(state.step), num_steps(self.agent.config)
+    def loop(self, agent: Agent, state: State, last_step: int) -> State:
+        """Steps up to `last_step` with a stage's agent; step k's outputs are read while step k + 1 runs."""
+        self.agent = agent
+        act_learn_step = steps.compile_step(agent)
+        first_step = int(state.step)
         step, waiting = first_step, None
         while step < last_step:
             with jax.transfer_guard("disallow"):
@@ -245,9 +260,10 @@ class Run:
                 self.report(scalars, step, due=last)
                 if saves or last or self.stop.requested:
                     self.save(state, outputs, step)
-                    if self.stop.requested and not last:
+                    if self.stop.requested and step < num_steps(agent.config):
                         raise lifecycle.Preempted(f"saved step {step} in {self.workdir}; the same command continues")
                     self.stop.set_at_stake(False)
+        return state
 
     def completes(self, step: int, section: str) -> bool:
         """Whether a step completes an interval of that config section."""

@@ -172,7 +172,11 @@ def keys(observation: Array, *, grid_height: int, grid_width: int, num_levels: i
     Returns:
       `[B, 2]` uint32, never (0, 0).
     """
-    flat = cells(observation, grid_height=grid_height, grid_width=grid_width, num_levels=num_levels)
+    return hash_cells(cells(observation, grid_height=grid_height, grid_width=grid_width, num_levels=num_levels))
+
+
+def hash_cells(flat: Array) -> Array:
+    """Keys of rows of whole numbers: `[B, cells]` uint32 to `[B, 2]` uint32, never (0, 0)."""
     flat = flat + 1  # a black cell counts as well
     multipliers = jnp.asarray(_multipliers(flat.shape[1]))
     words = _mix(jnp.sum(flat[:, :, None] * multipliers[None], axis=1, dtype=jnp.uint32))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from learnmax_jax.exploration import coin_flip, counts, disagreement, optimism, patch_counts
+from learnmax_jax.exploration import action_keys, coin_flip, counts, disagreement, optimism, patch_counts
 from learnmax_jax.exploration.kind import Kind, Paid, Parts
 from learnmax_jax.models.world_model import ModelParams
 from learnmax_jax.types import Array, Batch, Metrics
@@ -18,6 +18,7 @@ from learnmax_jax.types import Array, Batch, Metrics
 KINDS: dict[str, Callable[..., Kind]] = {
     "counts": counts.make,
     "patch_counts": patch_counts.make,
+    "action_keys": action_keys.make,
     "coin_flip": coin_flip.make,
     "disagreement": disagreement.make,
     "optimism": optimism.make,

@@ -1,4 +1,6 @@
-"""Networks of exploration: one whose output shrinks with visits, and an ensemble whose members come to agree."""
+"""Networks of exploration: one whose output shrinks with visits, one that sees what actions control, and an ensemble
+whose members come to agree.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,36 @@ class FlipNet(nn.Module):
         last = self.param("frozen_last", nn.initializers.lecun_normal(), (self.width, self.num_flips))
         prior = nn.silu(features @ first) @ last
         return trained + prior * jax.lax.rsqrt(jnp.mean(prior**2, axis=-1, keepdims=True) + 1e-8)
+
+
+class InverseNet(nn.Module):
+    """Tells which action led from one frame to the next, by few features of each: what no action moves is left out.
+
+    Source: Pathak et al. 2017, https://arxiv.org/abs/1705.05363; as an embedding for counts, Badia et al. 2020 (NGU),
+    https://arxiv.org/abs/2002.06038
+    """
+
+    num_levels: int
+    width: int
+    num_features: int
+    num_actions: int
+
+    def setup(self) -> None:
+        """Makes the layers."""
+        self.hidden = nn.Dense(self.width)
+        self.features = nn.Dense(self.num_features)
+        self.compare = nn.Dense(self.width)
+        self.answer = nn.Dense(self.num_actions)
+
+    def embed(self, cells: Array) -> Array:
+        """`cells [..., cells]` int below num_levels, to features in (-1, 1) `[..., F]`."""
+        grey = 2.0 * cells.astype(jnp.float32) / (self.num_levels - 1) - 1.0
+        return jnp.tanh(self.features(nn.silu(self.hidden(grey))))
+
+    def __call__(self, cells: Array, following: Array) -> Array:
+        """Cells of a frame and of the next one, both `[..., cells]`, to logits of the action `[..., A]`."""
+        pair = jnp.concatenate([self.embed(cells), self.embed(following)], axis=-1)
+        return self.answer(nn.silu(self.compare(pair)))
 
 
 class _Member(nn.Module):

@@ -1,0 +1,53 @@
+"""Short episodes first: a run in stages, each with longer episodes than the one before.
+
+A section `curriculum` of the config gives the lengths of the early stages; the last stage has env.max_episode_steps. A
+stage begins with emulators of its own, so the step is traced once a stage; the episodes under way are broken
+off, as at a resume, and what the time limit cuts is a truncation, whose value lives on.
+Source: the notes (S4-55), resets after few steps; Pardo et al. 2018 (time limits), https://arxiv.org/abs/1712.00378
+"""
+
+import dataclasses
+from typing import Any
+
+from learnmax_jax import config
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of a run.
+
+    Attributes:
+      settings: the config with this stage's env.max_episode_steps.
+      first_step, last_step: act-learn steps: those from first_step up to last_step, without it.
+    """
+
+    settings: config.Settings
+    first_step: int
+    last_step: int
+
+
+def stages(settings: config.Settings) -> list[Stage]:
+    """A run's stages in order; one where the config has no curriculum.
+
+    A stage's end is rounded up to whole act-learn steps; stages behind num_env_steps are left out.
+    """
+    steps_per_call = settings.env.num_envs * settings.actor.num_steps
+    num_steps = -(-settings.num_env_steps // steps_per_call)
+    lengths: tuple[int, ...] = ()
+    steps_a_stage = num_steps
+    if "curriculum" in settings:
+        lengths = tuple(settings.curriculum.lengths)
+        steps_a_stage = -(-settings.curriculum.env_steps_a_stage // steps_per_call)
+    made = []
+    for number, length in enumerate((*lengths, settings.env.max_episode_steps)):
+        first = number * steps_a_stage
+        last = num_steps if number == len(lengths) else min(first + steps_a_stage, num_steps)
+        if first < last:
+            made.append(Stage(_with_length(settings, length), first, last))
+    return made
+
+
+def _with_length(settings: config.Settings, max_episode_steps: int) -> config.Settings:
+    changed: Any = settings.as_configdict()
+    changed.env.max_episode_steps = max_episode_steps
+    return config.Settings(changed)

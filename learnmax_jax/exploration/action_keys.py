@@ -1,0 +1,141 @@
+"""Novelty by visits of what actions control: the skull's phase is nobody's doing, so frames that differ in it are one.
+
+A small net learns to tell from two frames which action lay between them. Its few features, cut into steps, are a
+frame's key. Keys that drift count nothing, so it learns for `learn_updates` updates, during which nothing is new, and
+is frozen from then on.
+Source: Badia et al. 2020 (NGU; there by nearest neighbours), https://arxiv.org/abs/2002.06038
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from learnmax_jax.exploration import counts
+from learnmax_jax.exploration.kind import Kind, Paid, Parts
+from learnmax_jax.models.novelty_nets import InverseNet
+from learnmax_jax.types import Array, Batch, Metrics, Params
+
+
+@struct.dataclass
+class ActionKeyState:
+    """The net and the visits.
+
+    Attributes:
+      params: of InverseNet.
+      optimizer_state: of them.
+      num_updates: int32, that it has learned for.
+      counts: CountState.
+    """
+
+    params: Params
+    optimizer_state: optax.OptState
+    num_updates: Array
+    counts: counts.CountState
+
+
+def make(
+    parts: Parts,
+    *,
+    table_size: int,
+    episodic_table_size: int,
+    grid_height: int,
+    grid_width: int,
+    num_levels: int,
+    width: int,
+    num_features: int,
+    num_bins: int,
+    learning_rate: float,
+    learn_updates: int,
+) -> Kind:
+    """The kind `action_keys`.
+
+    Args:
+      parts: what kinds are built with.
+      table_size, episodic_table_size: of the visits; see counts.init.
+      grid_height, grid_width, num_levels: of what the net sees of a frame; see counts.cells.
+      width: hidden units.
+      num_features: F.
+      num_bins: steps that a feature is cut into.
+      learning_rate: of Adam.
+      learn_updates: updates after which the net is frozen.
+    """
+    sizes = {"grid_height": grid_height, "grid_width": grid_width, "num_levels": num_levels}
+    net = InverseNet(
+        num_levels=num_levels, width=width, num_features=num_features, num_actions=parts.world_model.num_actions
+    )
+    optimizer = optax.adam(learning_rate)
+
+    def start(rng_key: Array) -> ActionKeyState:
+        example = counts.cells(jnp.zeros((1, *parts.observation_shape), jnp.uint8), **sizes)
+        params = net.init(rng_key, example, example)["params"]
+        return ActionKeyState(
+            params=params,
+            optimizer_state=optimizer.init(params),
+            num_updates=jnp.zeros((), jnp.int32),
+            counts=counts.init(num_envs=parts.num_envs, table_size=table_size, episodic_table_size=episodic_table_size),
+        )
+
+    def see(state: ActionKeyState, observation: Array, first: Array) -> tuple[ActionKeyState, Array, Array]:
+        known = keys(state.params, net, counts.cells(observation, **sizes), num_bins=num_bins)
+        key = jnp.where(state.num_updates >= learn_updates, known, 0)  # (0, 0) is counted nowhere
+        visited, first_visit = counts.observe(state.counts, key, first)
+        return state.replace(counts=visited), key, first_visit
+
+    def pay(state: ActionKeyState, params: Any, batch: Batch, rng_key: Array) -> Paid:
+        del params, rng_key
+        paid = counts.bonus(state.counts, batch.rows.novelty_key, batch.rows.first_visit)
+
+        def learn(state: ActionKeyState) -> tuple[ActionKeyState, Metrics]:
+            observation = batch.rows.observation
+            cells = counts.cells(observation.reshape(-1, *observation.shape[2:]), **sizes)
+            cells = cells.reshape(*observation.shape[:2], -1)
+            (value, right), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, net, cells, batch)
+            changes, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+            learned = state.replace(
+                params=optax.apply_updates(state.params, changes),
+                optimizer_state=optimizer_state,
+                num_updates=state.num_updates + 1,
+            )
+            return learned, {"inverse_loss": value, "inverse_accuracy": right}
+
+        def leave(state: ActionKeyState) -> tuple[ActionKeyState, Metrics]:
+            return state, {"inverse_loss": jnp.zeros(()), "inverse_accuracy": jnp.zeros(())}
+
+        state, metrics = jax.lax.cond(state.num_updates < learn_updates, learn, leave, state)
+        return Paid(state, paid, None, metrics)
+
+    def rarity(state: ActionKeyState, key: Array) -> Array:
+        return counts.rarity(state.counts, key)
+
+    def metrics(state: ActionKeyState) -> Metrics:
+        return counts.metrics(state.counts) | {"learn_updates": state.num_updates}
+
+    return Kind(init=start, pay=pay, observe=see, rarity=rarity, metrics=metrics)
+
+
+def keys(params: Params, net: InverseNet, cells: Array, *, num_bins: int) -> Array:
+    """What actions control of frames, as keys: `cells [B, cells]` to `[B, 2]` uint32, never (0, 0)."""
+    features = net.apply({"params": params}, cells, method=InverseNet.embed)
+    steps = jnp.clip(jnp.floor((features + 1.0) * (num_bins / 2)), 0, num_bins - 1).astype(jnp.uint32)
+    return counts.hash_cells(steps)
+
+
+def loss(params: Params, net: InverseNet, cells: Array, batch: Batch) -> tuple[Array, Array]:
+    """Cross-entropy of the actions between frames.
+
+    Args:
+      params: of the net. net: InverseNet.
+      cells: `[B, L + 1, cells]`, of the batch's observations.
+      batch: Batch.
+    Returns:
+      (scalar, share of the actions told right).
+    """
+    logits = net.apply({"params": params}, cells[:, :-1], cells[:, 1:])
+    action, known = batch.rows.action[:, :-1], batch.rows.valid[:, :-1] & batch.mask[:, :-1]
+    number = jnp.maximum(known.sum(), 1)
+    error = optax.softmax_cross_entropy_with_integer_labels(logits, action)
+    right = jnp.sum(known & (jnp.argmax(logits, axis=-1) == action)) / number
+    return jnp.sum(jnp.where(known, error, 0.0)) / number, right

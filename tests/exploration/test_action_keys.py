@@ -1,0 +1,90 @@
+"""Keys of what actions control: nothing before they are frozen, then the player's place and not the noise's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from learnmax_jax.exploration import action_keys, counts
+from learnmax_jax.exploration.kind import Parts
+from tests.exploration.batches import batch_of
+
+WIDTH, UPDATES = 6, 600
+
+
+class _Model:
+    num_actions = 3
+
+
+PARTS = Parts(num_envs=8, observation_shape=(2, WIDTH, 1), tokenizer=None, world_model=_Model, latent_width=1)  # type: ignore[arg-type]
+KIND = action_keys.make(
+    PARTS,
+    table_size=1024,
+    episodic_table_size=64,
+    grid_height=2,
+    grid_width=WIDTH,
+    num_levels=2,
+    width=64,
+    num_features=4,
+    num_bins=4,
+    learning_rate=3e-3,
+    learn_updates=UPDATES,
+)
+
+
+def frame(place: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Row 0 shows where the player is, row 1 flickers: `[..., 2, W, 1]`."""
+    player = np.eye(WIDTH)[place]
+    return (np.stack([player, noise], axis=-2)[..., None] * 255).astype(np.uint8)
+
+
+def batch(rng: np.random.Generator):
+    """A player that actions 0, 1, 2 move left, not and right, over noise that nobody moves."""
+    place, action = [rng.integers(0, WIDTH, 16)], rng.integers(0, 3, (16, 9))
+    for t in range(8):
+        place.append(np.clip(place[-1] + action[:, t] - 1, 0, WIDTH - 1))
+    noise = rng.integers(0, 2, (16, 9, WIDTH))
+    return batch_of(frame(np.stack(place, axis=1), noise), np.zeros(16), action=jnp.asarray(action, jnp.int32))
+
+
+def learned():
+    rng, pay = np.random.default_rng(0), jax.jit(KIND.pay)
+    state, accuracy = KIND.init(jax.random.key(0)), 0.0
+    for _ in range(UPDATES):
+        paid = pay(state, None, batch(rng), jax.random.key(0))
+        state, accuracy = paid.state, float(paid.metrics["inverse_accuracy"])
+        assert not paid.bonus.any()
+    return state, accuracy
+
+
+def test_keys_tell_places_and_leave_out_what_no_action_moves() -> None:
+    rng, see = np.random.default_rng(1), jax.jit(KIND.observe)
+    first = jnp.zeros((8,), bool)
+    state = KIND.init(jax.random.key(0))
+    _, key, visit = see(state, jnp.asarray(frame(np.zeros(8, int), np.zeros((8, WIDTH)))), first)
+    assert not key.any() and not visit.any()  # nothing is known before the net is frozen
+
+    state, accuracy = learned()
+    assert accuracy > 0.8  # at the walls two actions look alike
+    places = [np.full(8, place) for place in range(WIDTH)]
+    keys = [
+        np.asarray(see(state, jnp.asarray(frame(place, rng.integers(0, 2, (8, WIDTH)))), first)[1]) for place in places
+    ]
+    # Frames that differ in noise alone share their key, mostly; places never do.
+    commonest = [max(np.unique(each, axis=0, return_counts=True)[1]) for each in keys]
+    assert np.mean(commonest) > 6, commonest
+    assert len(np.unique([np.median(each, axis=0) for each in keys], axis=0)) == WIDTH
+
+
+def test_frozen_keys_are_counted_and_stay() -> None:
+    state, _ = learned()
+    rng = np.random.default_rng(2)
+    observation, first = jnp.asarray(frame(np.arange(8) % WIDTH, np.zeros((8, WIDTH)))), jnp.ones((8,), bool)
+    state, key, visit = KIND.observe(state, observation, first)
+    assert visit.all() and int(state.counts.num_keys) == len(np.unique(np.asarray(key), axis=0))
+    paid = KIND.pay(state, None, batch(rng), jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, paid.state.params, state.params)
+    np.testing.assert_array_equal(KIND.observe(paid.state, observation, first)[1], key)
+    rows = batch_of(np.repeat(np.asarray(observation)[:, None], 2, axis=1), np.zeros(8))
+    seen = rows.rows.replace(novelty_key=jnp.repeat(key[:, None], 2, axis=1), first_visit=jnp.ones((8, 2), bool))
+    bonus = KIND.pay(state, None, rows.replace(rows=seen), jax.random.key(0)).bonus
+    np.testing.assert_allclose(bonus[:, 0], counts.counts(state.counts, key) ** -0.5, rtol=1e-6)
