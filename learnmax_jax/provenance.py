@@ -6,6 +6,7 @@ import json
 import pathlib
 import platform
 import shlex
+import subprocess
 import sys
 from typing import Any
 
@@ -19,6 +20,21 @@ def versions() -> dict[str, str]:
     """What this process runs on: packages, Python, the first device."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return found | {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
+
+
+def commit() -> str | None:
+    """The checkout's commit, with "+" where files differ from it; None outside a checkout or without git."""
+    folder = pathlib.Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def record(workdir: pathlib.Path) -> None:

@@ -119,6 +119,8 @@ def write_page(out: pathlib.Path) -> None:
             parts.append((out / f"{name}.md").read_text())
         if (out / f"{name}.png").exists():
             parts.append(f"![{table.title}]({out.name}/{name}.png)\n")
+    others = sorted(path for path in out.glob("*.md") if path.stem not in TABLES)
+    parts += [path.read_text() for path in others]
     out.with_suffix(".md").write_text("\n".join(parts))
 
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from learnmax_jax.acting.actor import ActOutput
 
+LAST_EPISODES = 100
+
 
 @dataclasses.dataclass
 class Tally:
@@ -15,18 +17,24 @@ class Tally:
     Attributes:
       num_updates: of the learner, ever.
       num_episodes: finished, ever.
+      num_env_steps: counted, ever.
+      first_paid_step: env steps when a reward above 0 first came, to anybody; None before.
       seconds: wall time of the run up to its last checkpoint.
       rooms: numbers of all rooms seen in play (emulator RAM; a report, nothing learns from it).
       evaluation: the last evaluation's summary.
+      last_scores: of the last 100 episodes at beta 0, as the field averages them.
       scores, explorer_scores, lengths: of the episodes that ended since the last report.
       depth_means, depth_max: of the search trees since the last report.
     """
 
     num_updates: int = 0
     num_episodes: int = 0
+    num_env_steps: int = 0
+    first_paid_step: int | None = None
     seconds: float = 0.0
     rooms: set[int] = dataclasses.field(default_factory=set)
     evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    last_scores: list[float] = dataclasses.field(default_factory=list)
     scores: list[float] = dataclasses.field(default_factory=list)
     explorer_scores: list[float] = dataclasses.field(default_factory=list)
     lengths: list[int] = dataclasses.field(default_factory=list)
@@ -39,6 +47,11 @@ class Tally:
         ended = rows.last & rows.valid
         exploits = rows.beta == 0
         self.scores.extend(act.episode_score[ended & exploits].tolist())
+        self.last_scores = (self.last_scores + act.episode_score[ended & exploits].tolist())[-LAST_EPISODES:]
+        paid = (rows.reward > 0).any(axis=0)
+        if self.first_paid_step is None and paid.any():
+            self.first_paid_step = self.num_env_steps + (int(paid.argmax()) + 1) * len(rows.reward)
+        self.num_env_steps += rows.reward.size
         self.explorer_scores.extend(act.episode_score[ended & ~exploits].tolist())
         self.lengths.extend((rows.episode_step[ended] + 1).tolist())
         self.depth_means.append(float(act.depth_mean.mean()))
@@ -51,6 +64,8 @@ class Tally:
         """The numbers since the last report; scores are None where no episode ended."""
         row = {
             "episode_score": _mean(self.scores),
+            "score_of_last_100": _mean(self.last_scores) if len(self.last_scores) == LAST_EPISODES else None,
+            "first_paid_step": self.first_paid_step,
             "explorer_score": _mean(self.explorer_scores),
             "explorer_score_max": max(self.explorer_scores, default=None),
             "episode_length": _mean(self.lengths),

@@ -39,9 +39,7 @@ def test_without_the_section_a_run_is_one_stage() -> None:
 @pytest.mark.parametrize("lengths", [(50, 5), (5, 5), (5, 27_000)])
 def test_lengths_that_do_not_grow_are_refused(lengths: tuple[int, ...]) -> None:
     with pytest.raises(lifecycle.BadInput, match=r"curriculum.lengths=.*grow from stage to stage"):
-        config.load(
-            "configs/base.py", [("curriculum.lengths", str(lengths)), ("curriculum.env_steps_a_stage", "100")]
-        )
+        config.load("configs/base.py", [("curriculum.lengths", str(lengths)), ("curriculum.env_steps_a_stage", "100")])
 
 
 @pytest.mark.slow

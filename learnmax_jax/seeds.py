@@ -1,0 +1,183 @@
+"""A claim about learning: the same run from several seeds, one after the other, and what they add up to.
+
+<workdir>/seed-<n>/             a run each, as train.py writes it
+<out>/<name>/seed-<n>.jsonl     its curve, a line a report
+<out>/seeds.jsonl               a line a run: milestones in frames, rooms, places, speed, command, commit
+<out>/seeds.md                  the table, beside the published curves
+"""
+
+import csv
+import importlib.resources
+import io
+import math
+import pathlib
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from learnmax_jax import config, lifecycle, metrics, provenance, results, train
+
+# Points, the mean of the last 100 episodes: the key, key and door, what DreamerV3 ends at.
+MILESTONES = (100, 350, 2400)
+_CURVE = (
+    "num_env_steps",
+    "num_frames",
+    "num_updates",
+    "seconds",
+    "steps_per_second",
+    "num_episodes",
+    "episode_score",
+    "score_of_last_100",
+    "explorer_score_max",
+    "rooms_visited",
+    "positions_visited",
+    "novelty_num_keys",
+    "code_accuracy",
+)
+
+
+def run(
+    settings: config.Settings,
+    *,
+    name: str,
+    seeds: Sequence[int],
+    workdir: pathlib.Path,
+    out: pathlib.Path,
+    stop: lifecycle.StopWatcher,
+) -> int:
+    """Trains from every seed and writes what came of it; goes on where it was stopped.
+
+    Args:
+      settings: the checked config; its seed is replaced.
+      name: of the claim, a row of the table.
+      seeds: one run each.
+      workdir: the runs' folders are made in it.
+      out: where curves and table are written.
+      stop: tells of a signal.
+    Returns:
+      Exit code 0.
+    Raises:
+      Whatever train.run raises; what the run had reached by then is written before.
+    """
+    for seed in seeds:
+        folder = workdir / f"seed-{seed}"
+        given = settings.as_configdict()
+        given.seed = seed
+        try:
+            train.run(config.Settings(given), workdir=folder, stop=stop)
+        finally:
+            if (folder / "metrics.jsonl").exists():
+                collect(folder, name=name, seed=seed, out=out)
+        jax.clear_caches()
+    return lifecycle.DONE
+
+
+def collect(folder: pathlib.Path, *, name: str, seed: int, out: pathlib.Path) -> None:
+    """Writes a run's curve, its line and the table; the run may still be under way."""
+    rows = metrics.read_rows(folder / "metrics.jsonl")
+    if not rows:
+        return
+    curve = out / name / f"seed-{seed}.jsonl"
+    curve.unlink(missing_ok=True)
+    for row in rows:
+        results.put(curve, {column: row.get(column) for column in _CURVE}, known_by=("num_env_steps",))
+    line = {
+        "name": name,
+        "seed": seed,
+        **milestones(rows),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+    }
+    results.put(out / "seeds.jsonl", line, known_by=("name", "seed"))
+    write_markdown(out)
+
+
+def milestones(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a run reached, from its reports: frames to each milestone (None: never), and where it ended."""
+    last = rows[-1]
+    frames_a_step = last["num_frames"] / last["num_env_steps"]
+    paid = last["first_paid_step"]
+    reached = {
+        f"frames_to_{score}": next(
+            (row["num_frames"] for row in rows if (row["score_of_last_100"] or -math.inf) >= score), None
+        )
+        for score in MILESTONES
+    }
+    return {
+        "num_frames": last["num_frames"],
+        "frames_to_first_reward": None if paid is None else int(paid * frames_a_step),
+        **reached,
+        "score_of_last_100": last["score_of_last_100"],
+        "explorer_score_max": max((row["explorer_score_max"] or 0.0 for row in rows), default=None),
+        "rooms": last["rooms_visited"],
+        "positions": last["positions_visited"],
+        "updates": last["num_updates"],
+        "hours": last["seconds"] / 3600,
+    }
+
+
+def published() -> dict[str, list[dict[int, int | None]]]:
+    """Published agents on Montezuma's Revenge: for each seed, frames to each milestone (None: never)."""
+    text = importlib.resources.files("learnmax_jax.data").joinpath("montezuma_published.csv").read_text("utf-8")
+    curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        curves.setdefault((row["agent"], row["seed"]), []).append((int(row["frames"]), float(row["mean_score"])))
+    by_agent: dict[str, list[dict[int, int | None]]] = {}
+    for (agent, _), curve in curves.items():
+        by_agent.setdefault(agent, []).append(
+            {
+                wanted: next((frames for frames, score in sorted(curve) if score >= wanted), None)
+                for wanted in MILESTONES
+            }
+        )
+    return by_agent
+
+
+def write_markdown(out: pathlib.Path) -> None:
+    """Writes the table of all claims: medians over seeds, and how many seeds came there."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for line in results.read(out / "seeds.jsonl"):
+        by_name.setdefault(line["name"], []).append(line)
+    header = ["run", "seeds", "frames", "first reward at"]
+    header += [f"average {score} at" for score in MILESTONES]
+    header += ["best explorer", "rooms", "places", "updates", "hours"]
+    rows = []
+    for name, lines in by_name.items():
+        ways = ["first_reward", *MILESTONES]
+        rows.append(
+            [
+                name,
+                str(len(lines)),
+                _median([line["num_frames"] for line in lines]),
+                *(_reached([line[f"frames_to_{way}"] for line in lines]) for way in ways),
+                *(
+                    _median([line[column] for line in lines])
+                    for column in ("explorer_score_max", "rooms", "positions", "updates")
+                ),
+                f"{statistics.median(line['hours'] for line in lines):.2f}",
+            ]
+        )
+    for agent, seeds in published().items():
+        reached = [_reached([seed[score] for seed in seeds]) for score in MILESTONES]
+        rows.append([f"{agent} (published)", str(len(seeds)), "200,000,000", "-", *reached, *["-"] * 5])
+    text = results.markdown(header, rows)
+    note = "Medians over seeds, with how many came there; averages are of the last 100 episodes at beta 0."
+    (out / "seeds.md").write_text(f"## Montezuma's Revenge: frames\n\n`python -m experiments.seeds`. {note}\n\n{text}")
+
+
+def _median(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):,.0f}" if known else "-"
+
+
+def _reached(frames: Sequence[int | None]) -> str:
+    """Median over the seeds that came there, and their number."""
+    known = [value for value in frames if value is not None]
+    if not known:
+        return f"never (0 of {len(frames)})"
+    return f"{statistics.median(known):,.0f} ({len(known)} of {len(frames)})"
