@@ -1,6 +1,7 @@
 """A fresh run that begins with what another one has learned: the config's section `init`."""
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,14 @@ from learnmax_jax import checkpoints, config, config_schema, lifecycle
 from learnmax_jax import step as steps
 from learnmax_jax.agent import Agent
 from learnmax_jax.learning.learner import TrainState
+
+# What of a config shapes a TrainState.
+_SHAPING = re.compile(
+    r"(tokenizer|growth|world|dynamics|support)\..*|env\.(backend|game|action_set)"
+    r"|(tokenizer_)?learner\.(learning_rate|warmup_updates|decay_updates|weight_decay|clip_norm)"
+)
+
+_OPTIONAL = ("growth", "world")
 
 
 def begin(agent: Agent, train: TrainState) -> TrainState:
@@ -24,7 +33,7 @@ def begin(agent: Agent, train: TrainState) -> TrainState:
     section = config_schema.optional_section(agent.config, "init")
     if not section:
         return train
-    learned = restore(pathlib.Path(section["workdir"]))
+    learned = restore(pathlib.Path(section["workdir"]), agent.config)
     if section["parts"] == "tokenizer":
         parts = ("tokenizer", "tokenizer_optimizer_state")
         learned = train.replace(**{name: getattr(learned, name) for name in parts})
@@ -37,20 +46,43 @@ def begin(agent: Agent, train: TrainState) -> TrainState:
     return learned
 
 
-def restore(workdir: pathlib.Path) -> TrainState:
+def restore(workdir: pathlib.Path, present: config.Settings) -> TrainState:
     """The newest good TrainState of a pretraining, or of a run.
 
+    Args:
+      workdir: its folder.
+      present: the config of the run that starts from it. It speaks for fields that a pretraining's config does not
+        know, so that those of earlier versions can be used as long as the networks are the same.
     Raises:
       BadInput: there is none. StorageError: there are checkpoints, and none is good.
     """
-    settings = config.check(config.load_saved(workdir / "config.json").as_configdict())
+    saved = config.load_saved(workdir / "config.json")
+    # A run's checkpoint holds more than its TrainState, and all of its config says what.
+    settings = _as_saved(saved, present) if "pretrain" in saved else config.check(saved.as_configdict())
     with lifecycle.bad_input():
         agent = agents.build(settings)
-    like = {"train": spec(agent)} if "pretrain" in settings else steps.to_save(agent, steps.state_spec(agent))
+    like = {"train": spec(agent)} if "pretrain" in saved else steps.to_save(agent, steps.state_spec(agent))
     restored = checkpoints.restore(workdir / "checkpoints", like)
     if restored is None:
         raise lifecycle.BadInput(f"init.workdir={workdir}: holds no checkpoint. Allowed: a run that has saved one.")
     return restored.state["train"]
+
+
+def _as_saved(saved: config.Settings, present: config.Settings) -> config.Settings:
+    """The present config with all that shapes a TrainState as in the saved one."""
+    merged = present.as_configdict()
+    known = config_schema.FIELDS.keys() & config_schema.flatten(present).keys()
+    with merged.unlocked():
+        for name, value in config_schema.flatten(saved).items():
+            section, _, field = name.rpartition(".")
+            if _SHAPING.fullmatch(name) and (name in known or section in _OPTIONAL):
+                if section not in merged:
+                    merged[section] = {}
+                merged[section][field] = value
+        for section in _OPTIONAL:
+            if section in merged and section not in saved:
+                del merged[section]
+    return config.check(merged)
 
 
 def fresh(agent: Agent) -> TrainState:

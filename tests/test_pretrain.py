@@ -1,6 +1,8 @@
 """Pretraining on a recorded world: it learns, resumes exactly, refuses what does not fit, and zuma goes on from it."""
 
+import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 
 from learnmax_jax import agent as agents
 from learnmax_jax import checkpoints, config, lifecycle, metrics, pretrain, recording, starting, train
+from learnmax_jax.learning import learner
 from tests import runs
 
 SIZES = {
@@ -50,6 +53,10 @@ def run(given: config.Settings, data: pathlib.Path, workdir: pathlib.Path) -> in
     return pretrain.run(given, data=data, workdir=workdir, stop=lifecycle.StopWatcher())
 
 
+def learned_by(workdir: pathlib.Path) -> learner.TrainState:
+    return starting.restore(workdir, settings())
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("data")
@@ -82,16 +89,14 @@ def test_rows_tell_of_both_phases_and_of_the_examination(finished: pathlib.Path)
 
 def test_a_phase_changes_only_its_own_part(data: pathlib.Path, tmp_path: pathlib.Path, finished: pathlib.Path) -> None:
     agent = agents.build(settings())
-    fresh, learned = starting.fresh(agent), starting.restore(finished)
+    fresh, learned = starting.fresh(agent), learned_by(finished)
     run(settings(pretrain__model_updates="0"), data, tmp_path / "tokenizer")
-    tokenizer_only = starting.restore(tmp_path / "tokenizer")
+    tokenizer_only = learned_by(tmp_path / "tokenizer")
     assert checkpoints.tree_hash(tokenizer_only.network) == checkpoints.tree_hash(fresh.network)
     assert checkpoints.tree_hash(tokenizer_only.tokenizer) == checkpoints.tree_hash(learned.tokenizer)
     assert checkpoints.tree_hash(learned.network) != checkpoints.tree_hash(fresh.network)
     run(settings(pretrain__tokenizer_with_model="true"), data, tmp_path / "joint")
-    assert checkpoints.tree_hash(starting.restore(tmp_path / "joint").tokenizer) != checkpoints.tree_hash(
-        learned.tokenizer
-    )
+    assert checkpoints.tree_hash(learned_by(tmp_path / "joint").tokenizer) != checkpoints.tree_hash(learned.tokenizer)
 
 
 def test_stopped_and_resumed_equals_uninterrupted(
@@ -99,7 +104,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
 ) -> None:
     run(settings(pretrain__model_updates="2"), data, tmp_path)
     run(settings(), data, tmp_path)
-    assert checkpoints.tree_hash(starting.restore(tmp_path)) == checkpoints.tree_hash(starting.restore(finished))
+    assert checkpoints.tree_hash(learned_by(tmp_path)) == checkpoints.tree_hash(learned_by(finished))
 
 
 def test_a_finished_one_stays_and_other_settings_are_refused(data: pathlib.Path, finished: pathlib.Path) -> None:
@@ -124,7 +129,7 @@ def test_a_run_starts_from_the_result(finished: pathlib.Path, tmp_path: pathlib.
     fields = SIZES | {"init.workdir": str(finished), "init.parts": "all", "loss_weights.policy": "0"}
     agent = agents.build(config.load("configs/sprites.py", list(fields.items())))
     state, _ = train._start(agent, tmp_path)
-    assert checkpoints.tree_hash(state.train.network) == checkpoints.tree_hash(starting.restore(finished).network)
+    assert checkpoints.tree_hash(state.train.network) == checkpoints.tree_hash(learned_by(finished).network)
     other = config.load("configs/sprites.py", list((fields | {"dynamics.width": "64"}).items()))
     with pytest.raises(lifecycle.BadInput, match="other shapes"):
         train._start(agents.build(other), tmp_path)
@@ -132,7 +137,7 @@ def test_a_run_starts_from_the_result(finished: pathlib.Path, tmp_path: pathlib.
         "configs/sprites.py", list((fields | {"dynamics.width": "64", "init.parts": "tokenizer"}).items())
     )
     state, _ = train._start(agents.build(part), tmp_path)
-    learned = starting.restore(finished)
+    learned = learned_by(finished)
     assert checkpoints.tree_hash(state.train.tokenizer) == checkpoints.tree_hash(learned.tokenizer)
     # A donated state shares no buffer.
     jax.jit(lambda x: x, donate_argnums=0)(state.train)
@@ -159,3 +164,15 @@ def test_f14_no_checkpoint_of_a_nan(
     with pytest.raises(lifecycle.NonFinite, match="step 2: network"):
         run(given, data, tmp_path)
     assert not checkpoints.steps(tmp_path / "checkpoints") and (tmp_path / "nan-2").is_dir()
+
+
+def test_a_result_of_an_earlier_version_can_be_started_from(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Its config lacks fields of today and has some of yesterday; what shapes the networks is as it was."""
+    earlier = tmp_path / "earlier"
+    shutil.copytree(finished, earlier)
+    saved = json.loads((earlier / "config.json").read_text())
+    del saved["exploration"]["epsilon"], saved["learner"]["decay_updates"]
+    saved["search"]["forgotten"] = 1
+    (earlier / "config.json").write_text(json.dumps(saved))
+    other = config.load("configs/sprites.py", list((SIZES | {"tokenizer.width": "32", "actor.window": "1"}).items()))
+    assert checkpoints.tree_hash(starting.restore(earlier, other)) == checkpoints.tree_hash(learned_by(finished))
