@@ -90,10 +90,10 @@ def small(config: ConfigDict) -> ConfigDict:
 
 
 def explore(config: ConfigDict, kind: str, search: str) -> ConfigDict:
-    """Leaves a config one kind of exploration, or none, and one kind of search."""
+    """Leaves a config one kind of exploration, or none, or nothing but random actions, and one kind of search."""
     counts = config.counts
     with config.unlocked():
-        if kind not in ("counts", "none"):  # counts that nobody wants: the same program, wanted by none
+        if kind not in ("counts", "none", "random"):  # counts that nobody wants: the same program, wanted by none
             del config.counts
         if kind == "coin_flip":
             config.coin_flip = {
@@ -122,6 +122,8 @@ def explore(config: ConfigDict, kind: str, search: str) -> ConfigDict:
     if search == "none":
         config.search.num_simulations = 0
         config.search.gumbel_scale = 0.0
-    if kind == "none":
+    if kind in ("none", "random"):
         config.exploration.num_exploit_envs = config.env.num_envs
+    if kind == "random":
+        config.exploration.epsilon = 1.0
     return config

@@ -5,7 +5,9 @@ python -m experiments.zuma --config=configs/table.py --config.world.num_states=1
 
 from ml_collections import ConfigDict
 
-from configs import smoke
+from configs import deep_sea, smoke
+
+KINDS = ("random", *deep_sea.KINDS)
 
 
 def get_config() -> ConfigDict:
@@ -34,3 +36,10 @@ def get_config() -> ConfigDict:
     config.counts.num_levels = 256  # every integer its own key
     config.evaluation.max_episode_steps = 32
     return config
+
+
+def variant(kind: str, search: str) -> ConfigDict:
+    """The config to see how much of a table is visited, with one kind of exploration; see configs/deep_sea.py."""
+    config = deep_sea.small(get_config())
+    config.world.num_states = 1024
+    return deep_sea.explore(config, kind, search)

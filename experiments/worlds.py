@@ -2,6 +2,7 @@
 
     python -m experiments.worlds --table=deep_sea --sizes=10,20
     python -m experiments.worlds --table=key_door --sizes=4 --kinds=none,counts
+    python -m experiments.worlds --table=table --sizes=1024 --kinds=random,counts --searches=gumbel
 
 The same command goes on where it was stopped.
 """
@@ -14,9 +15,14 @@ import pathlib
 
 from absl import flags
 
-from configs import deep_sea, key_door
+from configs import deep_sea, key_door, table
 
-VARIANTS = {"deep_sea": deep_sea.variant, "key_door": key_door.variant}
+# The world -> its config by kinds, and the field that its size is.
+VARIANTS = {
+    "deep_sea": (deep_sea.variant, "world.size"),
+    "key_door": (key_door.variant, "world.size"),
+    "table": (table.variant, "world.num_states"),
+}
 
 TABLE = flags.DEFINE_enum("table", None, sorted(VARIANTS), "The world.", required=True)
 SIZES = flags.DEFINE_list("sizes", ["10"], "Of the world.")
@@ -31,15 +37,17 @@ def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
     """Runs `world_table.run`."""
     from learnmax_jax import world_table
 
+    variant, size_field = VARIANTS[TABLE.value]
     return world_table.run(
         TABLE.value,
-        VARIANTS[TABLE.value],
+        variant,
         [
             world_table.Cell(int(size), kind, search)
             for size in SIZES.value
             for search in SEARCHES.value
             for kind in KINDS.value
         ],
+        size_field=size_field,
         seeds=[int(seed) for seed in SEEDS.value],
         overrides=[(name, value) for name, _, value in (item.partition("=") for item in SET.value)],
         out=pathlib.Path(OUT.value),

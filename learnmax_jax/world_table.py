@@ -8,6 +8,7 @@ them, of all environments together. What was run before is not run again.
 """
 
 import dataclasses
+import math
 import pathlib
 import statistics
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from learnmax_jax import agent as agents
@@ -28,6 +30,8 @@ from learnmax_jax.types import Array
 
 # Greedy evaluations in a row that have to find it.
 SOLVED_IN_A_ROW = 10
+# Steps between two counts of what was seen.
+VISITED_EVERY = 1024
 # The worlds' one reward is 1, less at most 0.01 for the way.
 TREASURE = 0.9
 
@@ -54,6 +58,7 @@ def run(
     variant: Variant,
     cells: Sequence[Cell],
     *,
+    size_field: str,
     seeds: Sequence[int],
     overrides: Sequence[tuple[str, str]],
     out: pathlib.Path,
@@ -65,6 +70,7 @@ def run(
       table: its name, and its files'.
       variant: (kind, search) -> config.
       cells: in the order they are run in.
+      size_field: the config's field that a cell's size is, dotted.
       seeds: of every cell.
       overrides: (dotted field, text), on top of the configs.
       out: folder of the results.
@@ -81,7 +87,7 @@ def run(
             raise lifecycle.Preempted(f"{path}: the same command continues")
         if built is None or built[0] != cell:
             jax.clear_caches()  # programs of other cells
-            settings = config.change(variant(cell.kind, cell.search), [("world.size", str(cell.size)), *overrides])
+            settings = config.change(variant(cell.kind, cell.search), [(size_field, str(cell.size)), *overrides])
             built = cell, Solver(settings)
         figures = built[1].solve(seed)
         row = dataclasses.asdict(cell) | {"seed": seed} | figures
@@ -94,7 +100,8 @@ def run(
         write_markdown(table, path, out / f"{table}.md")
         spent = time.monotonic() - begin
         left = spent / (number + 1) * (len(missing) - number - 1)
-        shown = " ".join(f"{name}={value}" for name, value in row.items() if name not in ("command", "versions"))
+        hidden = ("command", "versions", "visited")
+        shown = " ".join(f"{name}={value}" for name, value in row.items() if name not in hidden)
         print(f"{number + 1} of {len(missing)}: {shown}; {left / 60:.0f} min left", flush=True)
     return lifecycle.DONE
 
@@ -121,13 +128,15 @@ class Solver:
 
         Returns:
           figures: steps_to_find, the steps before the first episode that was paid, and steps_to_solve; None where that
-          never came.
+          never came; visited, different observations by steps.
         """
         settings, agent = self.agent.config, self.agent
         key = jax.random.key(seed)
         state = self._start(key, self._reset)
         every = max(settings.evaluation.every_env_steps // agent.steps_per_call, 1)
         begin, in_a_row, found, step = time.monotonic(), 0, None, 0
+        seen: set[bytes] = set()
+        visited: dict[int, int] = {}
         while step * agent.steps_per_call < settings.num_env_steps and in_a_row < SOLVED_IN_A_ROW:
             act_key = jax.random.fold_in(key, 2 * step)
             actor, watched, output = self._act(state.train.model, state.actor, state.novelty, act_key, *self._noise)
@@ -137,6 +146,9 @@ class Solver:
             if found is None and bool((output.transitions.reward > TREASURE).any()):
                 found = step * agent.steps_per_call
             step += 1
+            seen.update(map(bytes, np.unique(_flat(output.transitions.observation), axis=0)))
+            if (step * agent.steps_per_call) % VISITED_EVERY == 0:
+                visited[step * agent.steps_per_call] = len(seen)
             if step % every == 0:
                 if not bool(finite & output.finite.all()):
                     raise lifecycle.NonFinite(f"seed {seed}: not finite after {step} train steps")
@@ -146,6 +158,7 @@ class Solver:
             "steps_to_find": found,
             "steps_to_solve": (step - SOLVED_IN_A_ROW * every) * agent.steps_per_call if solved else None,
             "num_env_steps": step * agent.steps_per_call,
+            "visited": visited,
             "seconds": round(time.monotonic() - begin, 1),
         }
 
@@ -164,6 +177,11 @@ class Solver:
                 length = int(last.argmax()) + 1 if last.any() else len(last)
                 paid, running = paid + float(reward[:length].sum()), not last.any()
         return paid
+
+
+def _flat(observation: Array) -> np.ndarray:
+    """`[E, T, H, W, C]` to rows of bytes."""
+    return np.asarray(observation).reshape(-1, math.prod(observation.shape[2:]))
 
 
 def _start(agent: Agent, rng_key: Array, reset: Any) -> State:
@@ -191,7 +209,16 @@ def write_markdown(table: str, lines: pathlib.Path, path: pathlib.Path) -> None:
     by_cell: dict[Cell, list[dict[str, Any]]] = {}
     for line in results.read(lines):
         by_cell.setdefault(Cell(line["size"], line["kind"], line["search"]), []).append(line)
-    header = ("size", "exploration", "search", "solved", "steps to solve", "steps to find", "steps at most")
+    header = (
+        "size",
+        "exploration",
+        "search",
+        "solved",
+        "steps to solve",
+        "steps to find",
+        "seen by then",
+        "steps at most",
+    )
     rows = []
     for cell in sorted(by_cell, key=dataclasses.astuple):
         runs = by_cell[cell]
@@ -204,11 +231,21 @@ def write_markdown(table: str, lines: pathlib.Path, path: pathlib.Path) -> None:
                 f"{len(solved)} of {len(runs)}",
                 _spread([run["steps_to_solve"] for run in runs]),
                 _spread([run["steps_to_find"] for run in runs]),
+                _seen([{int(steps): number for steps, number in run["visited"].items()} for run in runs]),
                 f"{max(run['num_env_steps'] for run in runs):,}",
             )
         )
     text = results.markdown(header, rows)
     path.write_text(f"## {table}: environment steps, median (least to most)\n\n{text}")
+
+
+def _seen(visited: Sequence[dict[int, int]]) -> str:
+    """Median of the different observations after as many steps as all runs have, and after a quarter of them."""
+    common = sorted(set.intersection(*(set(curve) for curve in visited)))
+    if not common:
+        return "-"
+    shown = sorted({common[-(-len(common) // 4) - 1], common[-1]})
+    return ", ".join(f"{statistics.median_high(curve[at] for curve in visited):,} at {at:,}" for at in shown)
 
 
 def _spread(steps: Sequence[int | None]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 from ml_collections import ConfigDict
 
-from configs import deep_sea, key_door
+from configs import deep_sea, key_door, table
 from learnmax_jax import config, lifecycle, world_table
 from learnmax_jax.world_table import Cell
 
@@ -29,7 +29,13 @@ class Counting:
     def solve(self, seed: int) -> dict[str, Any]:
         self.asked.append((self.name, seed))
         steps = None if seed == 2 else (seed + 1) * 100
-        return {"steps_to_find": steps, "steps_to_solve": steps, "num_env_steps": 1000, "seconds": 0.0}
+        return {
+            "steps_to_find": steps,
+            "steps_to_solve": steps,
+            "num_env_steps": 1000,
+            "seconds": 0.0,
+            "visited": {256: 9, 512: 9 + seed},
+        }
 
 
 CELLS = [Cell(4, "counts", "gumbel"), Cell(4, "none", "none")]
@@ -42,7 +48,9 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def _run(out: pathlib.Path, seeds: list[int], stop: Any = Stop) -> int:
-    return world_table.run("deep_sea", deep_sea.variant, CELLS, seeds=seeds, overrides=[], out=out, stop=stop)
+    return world_table.run(
+        "deep_sea", deep_sea.variant, CELLS, size_field="world.size", seeds=seeds, overrides=[], out=out, stop=stop
+    )
 
 
 def test_only_what_is_missing_is_run(
@@ -57,7 +65,10 @@ def test_only_what_is_missing_is_run(
     rows = [json.loads(line) for line in (tmp_path / "deep_sea.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and {"size", "kind", "search", "seed", "command", "versions"} <= rows[0].keys()
     text = (tmp_path / "deep_sea.md").read_text().splitlines()
-    assert text[-2] == "| 4 | counts | gumbel | 2 of 3 | 200 (100 to never) | 200 (100 to never) | 1,000 |"
+    assert (
+        text[-2]
+        == "| 4 | counts | gumbel | 2 of 3 | 200 (100 to never) | 200 (100 to never) | 9 at 256, 10 at 512 | 1,000 |"
+    )
 
 
 def test_a_signal_ends_it_between_two_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +81,7 @@ def test_a_signal_ends_it_between_two_runs(tmp_path: pathlib.Path, monkeypatch: 
         _run(tmp_path, [0], Signalled)
 
 
-@pytest.mark.parametrize("variant", [deep_sea.variant, key_door.variant])
+@pytest.mark.parametrize("variant", [deep_sea.variant, key_door.variant, table.variant])
 @pytest.mark.parametrize("kind", deep_sea.KINDS)
 @pytest.mark.parametrize("search", ["gumbel", "none"])
 def test_every_variant_is_a_good_config_with_one_kind(variant: Any, kind: str, search: str) -> None:
