@@ -245,8 +245,10 @@ class Examiner:
             "latent_spread": float(seen.std(axis=0).mean()),  # 0 where a consistency loss made all latents one
             "latent_cka": float(latent_space.linear_cka(seen, imagined)),
             "forced_nats": float(rolled.forced_nats.mean()),
-            "rolling_nats": float(rolled.nats.mean()),
-            "exposure_ratio": float(rolled.nats.mean() / max(rolled.forced_nats.mean(), 1e-9)),
+            "rolling_nats": float(rolled.rolling_nats.mean()),
+            "open_nats": float(rolled.nats.mean()),
+            "rolling_over_forced": float(rolled.rolling_nats.mean() / max(rolled.forced_nats.mean(), 1e-9)),
+            "exposure_ratio": float(rolled.nats.mean() / max(rolled.rolling_nats.mean(), 1e-9)),
         }
         held_out = np.isin(self._taken(), self.agent.config.pretrain.held_out_actions)
         if held_out.any():

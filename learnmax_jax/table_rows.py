@@ -99,7 +99,8 @@ RECORDINGS: dict[str, Recording] = {
 
 _PREDICTION_COLUMNS = {
     "nats a code, forced": "forced_nats",
-    "rolling / forced": "exposure_ratio",
+    "rolling / forced": "rolling_over_forced",
+    "open / rolling": "exposure_ratio",
     "gap closed k=1": "gap_closed_1",
     "k=2": "gap_closed_2",
     "k=5": "gap_closed_5",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from learnmax_jax.models.dynamics import Context
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Batch
 
@@ -18,7 +19,9 @@ class Rollout:
       last_codes: `[B, N, G]` int32, of the last frame of the context.
       predicted: `[B, K, N, G]` int32, the likeliest codes, K steps open loop.
       nats: `[B, K]`, cross-entropy of `codes` under the open-loop prediction, mean over tokens and groups.
-      forced_nats: `[B, K]`, the same where every frame before is the true one.
+      forced_nats: `[B, K]`, the same where every frame before is the true one, all in one pass, as in training.
+      rolling_nats: `[B, K]`, the same where true frames are appended one by one, as in acting; a difference from
+        forced_nats is a fault of the code.
       end_nats: `[B, K]`, cross-entropy of whether each step ended the episode, open loop.
       latents: `[B, K, N, D]`, imagined.
       forced_latents: `[B, K, N, D]`, of the true frames.
@@ -29,6 +32,7 @@ class Rollout:
     predicted: Array
     nats: Array
     forced_nats: Array
+    rolling_nats: Array
     end_nats: Array
     latents: Array
     forced_latents: Array
@@ -58,22 +62,31 @@ def roll_out(
     # What lies ahead is masked by causality: one pass serves the forced prediction and every context.
     context, latents = world_model.context(params, codes, led_here, rows.first, capacity=length)
     ahead, before = codes[:, context_frames:], slice(context_frames - 1, length - 1)
-    flat = latents[:, before].reshape(-1, *latents.shape[2:])
-    forced = world_model.outcome(
-        params,
-        world_model.root(flat, codes[:, before].reshape(-1, *codes.shape[2:]), max_depth=0),
-        rows.action[:, before].reshape(-1),
-        None,
-    )
+
+    def told_from(latents: Array) -> Array:
+        """Nats of the next codes, from the latents `[B, K, N, D]` of the frames before them."""
+        flat = latents.reshape(-1, *latents.shape[2:])
+        root = world_model.root(flat, codes[:, before].reshape(-1, *codes.shape[2:]), max_depth=0)
+        logits = world_model.outcome(params, root, rows.action[:, before].reshape(-1), None).code_logits
+        return nats(logits.reshape(*ahead.shape, -1), ahead)
+
     node = world_model.root(latents[:, context_frames - 1], codes[:, context_frames - 1], max_depth=unroll_steps)
     context = context.replace(length=jnp.full_like(context.length, context_frames))
+
+    def append(context: Context, frame: tuple[Array, Array, Array]) -> tuple[Context, Array]:
+        return world_model.extend(params, context, *frame)
+
+    appended = jax.tree.map(lambda x: jnp.moveaxis(x[:, context_frames:-1], 1, 0), (codes, led_here, rows.first))
+    _, rolling = jax.lax.scan(append, context, appended)
+    rolling = jnp.concatenate([latents[:, context_frames - 1, None], jnp.moveaxis(rolling, 0, 1)], axis=1)
     _, imagined, outcome = world_model.unroll(params, context, node, rows.action[:, before], None)
     return Rollout(
         codes=ahead,
         last_codes=codes[:, context_frames - 1],
         predicted=jnp.argmax(outcome.code_logits, axis=-1).astype(jnp.int32),
         nats=nats(outcome.code_logits, ahead),
-        forced_nats=nats(forced.code_logits.reshape(outcome.code_logits.shape), ahead),
+        forced_nats=told_from(latents[:, before]),
+        rolling_nats=told_from(rolling),
         end_nats=optax.sigmoid_binary_cross_entropy(outcome.continuation_logit, rows.discount[:, before]),
         latents=imagined,
         forced_latents=latents[:, context_frames:],

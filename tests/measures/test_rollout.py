@@ -1,0 +1,50 @@
+"""The roll-out's three ways to tell the next frame, against one pass for each frame."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from learnmax_jax.measures import rollout
+from learnmax_jax.models.world_model import ModelParams
+from tests.exploration.batches import batch_of
+from tests.learning import small
+
+BATCH, CONTEXT, STEPS, GROUPS, CODES, ACTIONS = 3, 2, 4, 2, 5, 3
+TOKENIZER = small.identity_tokenizer(num_groups=GROUPS, num_codes=CODES)
+MODEL = small.small_world_model(TOKENIZER, num_actions=ACTIONS)
+
+
+def test_s4_8_forced_rolling_and_open_loop_nats_against_a_pass_for_each_frame() -> None:
+    rng = np.random.default_rng(0)
+    length = CONTEXT + STEPS
+    observation = rng.integers(0, CODES, (BATCH, length + 1, 1, 1, GROUPS)).astype(np.uint8)
+    action = jnp.asarray(rng.integers(0, ACTIONS, (BATCH, length + 1)), jnp.int32)
+    first = jnp.zeros((BATCH, length + 1), bool).at[:, 0].set(True)
+    batch = batch_of(observation, np.zeros(BATCH), action=action, first=first)
+    frames = jnp.asarray(observation[:, 0])
+    tokenizer_state = TOKENIZER.init(jax.random.key(0), frames)
+    params: ModelParams = MODEL.init(jax.random.key(1), frames, tokenizer_state)
+    # Zero at the start, the last layers would say the same of everything.
+    noise = jax.random.split(jax.random.key(2), len(jax.tree.leaves(params.network)))
+    leaves = [x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(jax.tree.leaves(params.network), noise)]
+    params = params.replace(network=jax.tree.unflatten(jax.tree.structure(params.network), leaves))
+    rolled = jax.jit(partial(rollout.roll_out, world_model=MODEL, context_frames=CONTEXT, unroll_steps=STEPS))(
+        params, batch
+    )
+
+    codes = jnp.asarray(observation[:, :, 0], jnp.int32)
+    led_here = jnp.concatenate([jnp.full((BATCH, 1), ACTIONS), action[:, :-1]], axis=1)
+    for k in range(STEPS):
+        seen = CONTEXT + k
+        _, latents = MODEL.context(params, codes[:, :seen], led_here[:, :seen], first[:, :seen], capacity=seen)
+        node = MODEL.root(latents[:, -1], codes[:, seen - 1], max_depth=0)
+        outcome = MODEL.outcome(params, node, action[:, seen - 1], None)
+        expected = rollout.nats(outcome.code_logits, codes[:, seen])
+        np.testing.assert_allclose(rolled.forced_nats[:, k], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(rolled.rolling_nats[:, k], expected, rtol=1e-5, atol=1e-5)
+        if k == 0:
+            np.testing.assert_allclose(rolled.nats[:, 0], expected, rtol=1e-5, atol=1e-5)
+        else:
+            assert np.abs(rolled.nats[:, k] - expected).min() > 1e-4
