@@ -132,7 +132,7 @@ def _check_updates(config: Any) -> None:
 
 def _check_rooms(config: Any) -> None:
     """Asks the rooms themselves: building their parts allocates and compiles nothing."""
-    from learnmax_jax.acting import actions, envs
+    from learnmax_jax.acting import envs, families
     from learnmax_jax.models.support import Support
     from learnmax_jax.models.tokenizer import make_tokenizer
     from learnmax_jax.models.world_model import make_world_model
@@ -140,12 +140,15 @@ def _check_rooms(config: Any) -> None:
 
     with _section("env"):
         envs.check(**config.env)
-    shape, action_names = (envs.FRAME_SIZE, envs.FRAME_SIZE, 1), actions.ACTION_SETS[config.env.action_set]
     if config.env.backend == "world":
         with _section("world"):
             world = envs.make(**config.env, world=optional_section(config, "world"))
-        shape, action_names = world.observation_shape, world.action_names
-        _check_levels(config, world.observation_levels)
+        shape, action_names, levels = world.observation_shape, world.action_names, world.observation_levels
+    else:
+        family = families.find(config.env.game)
+        shape, levels = family.observation_shape, family.observation_levels
+        action_names = family.action_sets[config.env.action_set]
+    _check_levels(config, levels)
     with _section("support"):
         support = Support(**config.support)
     with _section("tokenizer"):

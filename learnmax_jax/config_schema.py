@@ -149,7 +149,7 @@ FIELDS: Mapping[str, Field] = {
     "env.num_envs": count("environments", "[1, 65536]"),
     "env.num_threads": count("threads; 0 takes one a core", "[0, 1024]"),
     "env.protocol": choice("standard", "deterministic"),
-    "env.action_set": choice(6, 8, 18),
+    "env.action_set": choice(6, 7, 8, 18),
     "env.max_episode_steps": count("agent steps", "[1, 27000]"),
     "env.zero_discount_on_life_loss": switch(),
     "actor.window": count("observations"),

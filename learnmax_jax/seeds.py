@@ -32,6 +32,7 @@ _CURVE = (
     "num_episodes",
     "episode_score",
     "score_of_last_100",
+    "paid_of_last_100",
     "explorer_score_max",
     "rooms_visited",
     "positions_visited",
@@ -111,6 +112,9 @@ def milestones(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "num_frames": last["num_frames"],
         "frames_to_first_reward": None if paid is None else int(paid * frames_a_step),
+        "frames_to_nine_of_ten": next(
+            (row["num_frames"] for row in rows if (row["paid_of_last_100"] or 0.0) >= 0.9), None
+        ),
         **reached,
         "score_of_last_100": last["score_of_last_100"],
         "explorer_score_max": max((row["explorer_score_max"] or 0.0 for row in rows), default=None),
@@ -143,12 +147,12 @@ def write_markdown(out: pathlib.Path) -> None:
     by_name: dict[str, list[dict[str, Any]]] = {}
     for line in results.read(out / "seeds.jsonl"):
         by_name.setdefault(line["name"], []).append(line)
-    header = ["run", "seeds", "frames", "first reward at"]
+    header = ["run", "seeds", "frames", "first reward at", "9 of 10 episodes paid at"]
     header += [f"average {score} at" for score in MILESTONES]
     header += ["best explorer", "rooms", "places", "updates", "hours"]
     rows = []
     for name, lines in by_name.items():
-        ways = ["first_reward", *MILESTONES]
+        ways = ["first_reward", "nine_of_ten", *MILESTONES]
         rows.append(
             [
                 name,
@@ -164,7 +168,7 @@ def write_markdown(out: pathlib.Path) -> None:
         )
     for agent, seeds in published().items():
         reached = [_reached([seed[score] for seed in seeds]) for score in MILESTONES]
-        rows.append([f"{agent} (published)", str(len(seeds)), "200,000,000", "-", *reached, *["-"] * 5])
+        rows.append([f"{agent} (published)", str(len(seeds)), "200,000,000", "-", "-", *reached, *["-"] * 5])
     text = results.markdown(header, rows)
     note = "Medians over seeds, with how many came there; averages are of the last 100 episodes at beta 0."
     (out / "seeds.md").write_text(f"## Montezuma's Revenge: frames\n\n`python -m experiments.seeds`. {note}\n\n{text}")

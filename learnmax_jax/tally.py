@@ -62,9 +62,11 @@ class Tally:
 
     def report(self) -> dict[str, Any]:
         """The numbers since the last report; scores are None where no episode ended."""
+        full = len(self.last_scores) == LAST_EPISODES
         row = {
             "episode_score": _mean(self.scores),
-            "score_of_last_100": _mean(self.last_scores) if len(self.last_scores) == LAST_EPISODES else None,
+            "score_of_last_100": _mean(self.last_scores) if full else None,
+            "paid_of_last_100": float(np.mean(np.array(self.last_scores) > 0)) if full else None,
             "first_paid_step": self.first_paid_step,
             "explorer_score": _mean(self.explorer_scores),
             "explorer_score_max": max(self.explorer_scores, default=None),

@@ -1,6 +1,4 @@
-"""The joystick's 18 positions in ALE's order, and the smaller sets an agent may choose from."""
-
-import numpy as np
+"""The joystick's 18 positions in ALE's order, the smaller sets an agent may choose from, and MiniGrid's actions."""
 
 # The order of `Action` in ALE's src/ale/common/Constants.h, https://github.com/Farama-Foundation/Arcade-Learning-Environment
 ACTION_NAMES: tuple[str, ...] = (
@@ -28,11 +26,7 @@ _SIX = ("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN")
 
 ACTION_SETS: dict[int, tuple[str, ...]] = {
     6: _SIX,
+    7: ("LEFT TURN", "RIGHT TURN", "FORWARD", "PICK UP", "DROP", "TOGGLE", "DONE"),  # MiniGrid's
     8: (*_SIX, "RIGHTFIRE", "LEFTFIRE"),  # in Montezuma's Revenge, the two running jumps
     18: ACTION_NAMES,
 }
-
-
-def emulator_actions(action_set: int) -> np.ndarray:
-    """Numbers `[A]` int32 of a set's actions in ALE's order: the emulator's action for each of ours."""
-    return np.array([ACTION_NAMES.index(name) for name in ACTION_SETS[action_set]], np.int32)

@@ -18,10 +18,6 @@ from jax.experimental import io_callback
 
 from learnmax_jax.types import Array, TimeStep
 
-FRAME_SKIP = 4  # emulator frames an action lasts (Mnih et al. 2015)
-FRAME_SIZE = 84  # height and width (Mnih et al. 2015, https://doi.org/10.1038/nature14236)
-
-
 # Never emptied: a compiled step holds only a pointer, and JAX may still be running steps that were dispatched when
 # their Environments went out of scope. A pool freed under such a step hangs the process.
 _POINTED_AT: list[Any] = []
@@ -43,8 +39,19 @@ class EmulatorState:
 
 
 @dataclasses.dataclass(frozen=True)
+class Answer:
+    """What EnvPool returns of a step, numpy or traced, as gymnasium names it."""
+
+    observation: Any
+    reward: Any
+    terminated: Any
+    truncated: Any
+    info: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Frame:
-    """One answer of EnvPool, numpy or traced: observation `[B, 1, H, W]`, ram `[B, 128]`, the rest `[B]`."""
+    """An answer as a family reads it: observation `[B, H, W, C]`, ram `[B, ...]` for the probe, the rest `[B]`."""
 
     observation: Any
     reward: Any
@@ -58,74 +65,79 @@ class Frame:
 Reset = Callable[[Array], tuple[EmulatorState, TimeStep]]
 Step = Callable[[EmulatorState, Any], tuple[EmulatorState, TimeStep]]
 NewPool = Callable[[Array], Any]
-Answer = Callable[[Frame, Any], TimeStep]
+Tell = Callable[[Frame, Any], TimeStep]
+Read = Callable[[Answer], Frame]
+Shapes = Callable[[int], tuple[jax.ShapeDtypeStruct, ...]]
 
 
-def xla_functions(new_pool: NewPool, answer: Answer, table: np.ndarray) -> tuple[Reset, Step]:
+def xla_functions(new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray) -> tuple[Reset, Step]:
     """Emulators as a call of the compiled program; its pointer leads to one pool, which is kept for good."""
+    del shapes  # EnvPool knows them
     pool_steps: list[Callable] = []
 
     def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
         pool = new_pool(rng_key)
         _POINTED_AT.append(pool)
-        frame = _reset_pool(pool)
+        frame = read(_reset_pool(pool))
         handle, _, _, pool_step = pool.xla()
         pool_steps.append(pool_step)
         state = EmulatorState(handle=handle, lives=frame.lives, pool=len(pool_steps) - 1)
-        return jax.device_put((state, answer(frame, frame.lives)))
+        return jax.device_put((state, tell(frame, frame.lives)))
 
     def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
         _require_state(env_state)
-        handle, (observation, reward, _, truncated, info) = pool_steps[env_state.pool](
-            env_state.handle, _choose_emulator_action(action, env_state.lives, table)
-        )
-        frame = _read_frame(observation, reward, truncated, info)
-        return env_state.replace(handle=handle, lives=frame.lives), answer(frame, env_state.lives)
+        emulator_action = _choose_emulator_action(action, env_state.lives, table)
+        handle, answer = pool_steps[env_state.pool](env_state.handle, emulator_action)
+        frame = read(Answer(*answer))
+        return env_state.replace(handle=handle, lives=frame.lives), tell(frame, env_state.lives)
 
     return reset, step
 
 
-def callback_functions(new_pool: NewPool, answer: Answer, table: np.ndarray) -> tuple[Reset, Step]:
+def callback_functions(
+    new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray
+) -> tuple[Reset, Step]:
     """Emulators behind an ordered callback: any device, and nothing of the pool in the compiled program."""
-    reset_latest, find_pool = _latest_pool(new_pool)
+    reset_latest, find_pool = _latest_pool(new_pool, read)
 
     def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
         jax.effects_barrier()  # steps still under way want the pool that this reset drops
         state, frame = reset_latest(rng_key)
-        return jax.device_put((state, answer(frame, frame.lives)))
+        return jax.device_put((state, tell(frame, frame.lives)))
 
     def step_on_host(number: np.ndarray, action: np.ndarray) -> tuple:
-        return tuple(vars(_step_pool(find_pool(number), np.asarray(action))).values())
+        return tuple(vars(read(Answer(*find_pool(number).step(np.asarray(action))))).values())
 
     def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
         _require_state(env_state)
-        shapes = _frame_shapes(env_state.lives.shape[0])
         emulator_action = _choose_emulator_action(action, env_state.lives, table)
-        frame = Frame(*io_callback(step_on_host, shapes, env_state.handle, emulator_action, ordered=True))
-        return env_state.replace(lives=frame.lives), answer(frame, env_state.lives)
+        of_frame = shapes(env_state.lives.shape[0])
+        frame = Frame(*io_callback(step_on_host, of_frame, env_state.handle, emulator_action, ordered=True))
+        return env_state.replace(lives=frame.lives), tell(frame, env_state.lives)
 
     return reset, step
 
 
-def host_functions(new_pool: NewPool, answer: Answer, table: np.ndarray) -> tuple[Reset, Step]:
+def host_functions(new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray) -> tuple[Reset, Step]:
     """Emulators in plain numpy, never traced; the one way that can refuse an action."""
-    reset_latest, find_pool = _latest_pool(new_pool)
+    del shapes
+    reset_latest, find_pool = _latest_pool(new_pool, read)
 
     def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
         state, frame = reset_latest(rng_key)
-        return state, answer(frame, frame.lives)
+        return state, tell(frame, frame.lives)
 
     def step(env_state: EmulatorState, action: Any) -> tuple[EmulatorState, TimeStep]:
         action = np.asarray(action)
         _require_state(env_state, given=_describe(action))
         _require_actions(action, num_envs=len(env_state.lives), num_actions=len(table))
-        frame = _step_pool(find_pool(env_state.handle), table[action])
-        return env_state.replace(lives=frame.lives), answer(frame, env_state.lives)
+        frame = read(Answer(*find_pool(env_state.handle).step(table[action])))
+        return env_state.replace(lives=frame.lives), tell(frame, env_state.lives)
 
     return reset, step
 
 
-def _latest_pool(new_pool: NewPool) -> tuple[Callable, Callable]:
+def _latest_pool(new_pool: NewPool, read: Read) -> tuple[Callable, Callable]:
     """A pool behind a number: a reset drops the pool before, and a state of that pool is refused."""
     pools: dict[int, Any] = {}
     num_resets = 0
@@ -135,7 +147,7 @@ def _latest_pool(new_pool: NewPool) -> tuple[Callable, Callable]:
         pools.clear()
         num_resets += 1
         pools[num_resets] = new_pool(rng_key)
-        frame = _reset_pool(pools[num_resets])
+        frame = read(_reset_pool(pools[num_resets]))
         number: Any = np.int32(num_resets)
         return EmulatorState(handle=number, lives=frame.lives, pool=0), frame
 
@@ -147,42 +159,11 @@ def _latest_pool(new_pool: NewPool) -> tuple[Callable, Callable]:
     return reset, find
 
 
-def _reset_pool(pool: Any) -> Frame:
+def _reset_pool(pool: Any) -> Answer:
     observation, info = pool.reset()
-    num_envs = len(observation)
-    return _read_frame(observation, np.zeros((num_envs,), np.float32), np.zeros((num_envs,), bool), info)
-
-
-def _step_pool(pool: Any, action: np.ndarray) -> Frame:
-    observation, reward, _, truncated, info = pool.step(action)
-    return _read_frame(observation, reward, truncated, info)
-
-
-def _read_frame(observation: Any, reward: Any, truncated: Any, info: Mapping[str, Any]) -> Frame:
-    return Frame(
-        observation=observation,
-        reward=reward,
-        truncated=truncated,
-        terminated=info["terminated"],
-        elapsed_step=info["elapsed_step"],
-        lives=info["lives"],
-        ram=info["ram"],
-    )
-
-
-def _frame_shapes(num_envs: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """What `step_on_host` returns, field by field of `Frame`."""
-    integers = jax.ShapeDtypeStruct((num_envs,), jnp.int32)
-    shapes = Frame(
-        observation=jax.ShapeDtypeStruct((num_envs, 1, FRAME_SIZE, FRAME_SIZE), jnp.uint8),
-        reward=jax.ShapeDtypeStruct((num_envs,), jnp.float32),
-        truncated=jax.ShapeDtypeStruct((num_envs,), jnp.bool_),
-        terminated=integers,
-        elapsed_step=integers,
-        lives=integers,
-        ram=jax.ShapeDtypeStruct((num_envs, 128), jnp.uint8),
-    )
-    return tuple(vars(shapes).values())
+    num_envs = len(info["elapsed_step"])
+    nothing = np.zeros((num_envs,), bool)
+    return Answer(observation, np.zeros((num_envs,), np.float32), nothing, nothing, info)
 
 
 def _choose_emulator_action(action: Array, lives: Array, table: np.ndarray) -> Array:

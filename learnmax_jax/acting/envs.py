@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from learnmax_jax.acting import backends
-from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS, emulator_actions
-from learnmax_jax.acting.backends import FRAME_SIZE, FRAME_SKIP, EmulatorState, Frame
-from learnmax_jax.acting.probes import probe_ram
+from learnmax_jax.acting import backends, families
+from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS
+from learnmax_jax.acting.backends import EmulatorState, Frame
+from learnmax_jax.acting.families import FRAME_SKIP
 from learnmax_jax.types import Array, Environments, TimeStep
 from learnmax_jax.worlds import deep_sea, key_door, scripted, sprites, table
 
@@ -74,8 +74,6 @@ def check(
     _require_integer("env.num_envs", num_envs, 1)
     _require_integer("env.num_threads", num_threads, 0)
     _require_integer("env.max_episode_steps", max_episode_steps, 1)
-    if action_set not in ACTION_SETS:
-        raise ValueError(f"env.action_set={action_set!r}: no such set. Allowed: {tuple(ACTION_SETS)}. Nearest: 18")
     if not isinstance(zero_discount_on_life_loss, bool):
         raise ValueError(
             f"env.zero_discount_on_life_loss={zero_discount_on_life_loss!r}: not a switch. Allowed: True, False"
@@ -88,9 +86,21 @@ def check(
 
     _require_choice("env.game", game, tuple(envpool.list_all_envs()))
     atari = tuple("".join(word.capitalize() for word in name.split("_")) + "-v5" for name in atari_game_list)
-    if game not in atari:
-        nearest = ", ".join(difflib.get_close_matches(game, atari, n=3, cutoff=0.0))
-        raise ValueError(f"env.game={game}: not an Atari game. Allowed: EnvPool's Atari ids. Nearest: {nearest}")
+    grids = tuple(name for name in envpool.list_all_envs() if name.startswith("MiniGrid-"))
+    if game not in (*atari, *grids):
+        nearest = ", ".join(difflib.get_close_matches(game, (*atari, *grids), n=3, cutoff=0.0))
+        raise ValueError(
+            f"env.game={game}: neither Atari nor MiniGrid. Allowed: EnvPool's ids of these. Nearest: {nearest}"
+        )
+    family = families.find(game)
+    if action_set not in family.action_sets:
+        allowed = tuple(family.action_sets)
+        raise ValueError(f"env.action_set={action_set!r}: {game} has none. Allowed: {allowed}. Nearest: {allowed[-1]}")
+    if protocol not in family.protocols:
+        known = family.protocols
+        raise ValueError(f"env.protocol={protocol}: {game} has none. Allowed: {known}. Nearest: {known[0]}")
+    if zero_discount_on_life_loss and family is not families.ATARI:
+        raise ValueError(f"env.zero_discount_on_life_loss=True: {game} has no lives. Allowed: False. Nearest: False")
     refuse_64_bit(backend, game)
 
 
@@ -122,18 +132,18 @@ def make(
 ) -> Environments:
     """Makes B environments behind one signature.
 
-    Emulators give grey frames `[B, 84, 84, 1]` uint8 and raw scores. A step is 4 frames.
+    Atari games give grey frames `[B, 84, 84, 1]` uint8 and raw scores, 4 frames a step; for MiniGrid see families.py.
     Actions are cast to int32 and clipped to [0, A) inside a compiled program; the `host` backend
     raises instead (ValueError with shape, dtype and range; RuntimeError for a step before `reset`).
 
     Args:
       backend: `xla`, `callback`, `host` or `world`.
-      game: EnvPool's Atari id, e.g. `MontezumaRevenge-v5`; for `world` a name in `WORLDS`, which
-        has its own actions and episodes: only num_envs and `world` reach it.
+      game: EnvPool's id of an Atari game or a MiniGrid, e.g. `MontezumaRevenge-v5`; for `world` a name in `WORLDS`,
+        which has its own actions and episodes: only num_envs and `world` reach it.
       num_envs: B.
       num_threads: EnvPool's threads; 0 for one a core. Changes the speed only.
       protocol: `standard` (sticky actions, random start) or `deterministic`.
-      action_set: A, one of `ACTION_SETS`.
+      action_set: A, one of the family's.
       max_episode_steps: steps (not frames) after which an episode is truncated.
       zero_discount_on_life_loss: a lost life has discount 0; the episode goes on.
       world: the other arguments of the world's own `make`; for `world` only.
@@ -159,16 +169,18 @@ def make(
     if backend == "xla" and jax.default_backend() not in ("cpu", "gpu"):
         raise ValueError(f"env.backend=xla: EnvPool has no {jax.default_backend()} code. Allowed: callback, host")
 
+    family = families.find(game)
+
     def new_pool(rng_key: Array) -> Any:
         return make_pool(
             game,
             seeds=_draw_seeds(rng_key, num_envs),
             num_threads=num_threads,
             max_episode_steps=max_episode_steps,
-            **PROTOCOLS[protocol],
+            **(PROTOCOLS[protocol] if family is families.ATARI else {}),
         )
 
-    def answer(frame: Frame, lives_before: Any) -> TimeStep:
+    def tell(frame: Frame, lives_before: Any) -> TimeStep:
         return make_time_step(frame, lives_before, game=game, zero_discount_on_life_loss=zero_discount_on_life_loss)
 
     functions = {
@@ -176,14 +188,16 @@ def make(
         "callback": backends.callback_functions,
         "host": backends.host_functions,
     }
-    reset, step = functions[backend](new_pool, answer, emulator_actions(action_set))
+    reset, step = functions[backend](
+        new_pool, family.read, family.frame_shapes, tell, family.emulator_actions(action_set)
+    )
     return Environments(
         num_envs=num_envs,
         num_actions=action_set,
-        action_names=ACTION_SETS[action_set],
-        observation_shape=(FRAME_SIZE, FRAME_SIZE, 1),
-        observation_levels=256,
-        frames_per_step=FRAME_SKIP,
+        action_names=family.action_sets[action_set],
+        observation_shape=family.observation_shape,
+        observation_levels=family.observation_levels,
+        frames_per_step=family.frames_per_step,
         restorable=False,
         reset=reset,
         step=step,
@@ -201,13 +215,7 @@ def make_pool(game: str, *, seeds: list[int], num_threads: int, max_episode_step
         num_threads=num_threads,
         seed=seeds,
         max_episode_steps=max_episode_steps,
-        stack_num=1,
-        img_height=FRAME_SIZE,
-        img_width=FRAME_SIZE,
-        gray_scale=True,
-        full_action_space=True,
-        episodic_life=False,
-        reward_clip=False,
+        **families.find(game).options,
         **protocol,
     )
 
@@ -229,18 +237,17 @@ def make_time_step(frame: Frame, lives_before: Any, *, game: str, zero_discount_
       zero_discount_on_life_loss: a step that lost a life has discount 0.
     """
     first = frame.elapsed_step == 0
-    # A game over on the very step of the time limit comes flagged as truncated only: ask the emulator.
     terminated = frame.terminated > 0
     no_bootstrap = terminated
     if zero_discount_on_life_loss:
         no_bootstrap = terminated | ((frame.lives < lives_before) & ~first)
     return TimeStep(
-        observation=frame.observation.reshape(-1, FRAME_SIZE, FRAME_SIZE, 1),
+        observation=frame.observation,
         reward=frame.reward,
         discount=1 - no_bootstrap.astype("float32"),
         first=first,
         last=terminated | frame.truncated,
-        probe=probe_ram(game, frame.ram, frame.lives),
+        probe=families.find(game).probe(game, frame),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from learnmax_jax.acting import envs
-from learnmax_jax.acting.actions import emulator_actions
+from learnmax_jax.acting.families import ATARI
 from learnmax_jax.worlds import scripted
 
 SETTINGS: dict[str, Any] = {
@@ -33,10 +33,11 @@ def test_action_sets_by_name() -> None:
         "UPRIGHTFIRE": 14, "UPLEFTFIRE": 15, "DOWNRIGHTFIRE": 16, "DOWNLEFTFIRE": 17,
     }  # fmt: skip
     assert {name: number for number, name in enumerate(envs.ACTION_NAMES)} == ale
-    for size, names in envs.ACTION_SETS.items():
+    assert set(ATARI.action_sets) == {6, 8, 18}
+    for size, names in ATARI.action_sets.items():
         assert len(names) == size
-        assert emulator_actions(size).tolist() == [ale[name] for name in names]
-        assert emulator_actions(size).dtype == np.int32
+        assert ATARI.emulator_actions(size).tolist() == [ale[name] for name in names]
+        assert ATARI.emulator_actions(size).dtype == np.int32
     assert envs.ACTION_SETS[6] == ("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN")
     assert envs.ACTION_SETS[8] == (*envs.ACTION_SETS[6], "RIGHTFIRE", "LEFTFIRE")
 
@@ -52,8 +53,8 @@ def test_check_accepts(backend: str, game: str) -> None:
     [
         ("game", "Montezuma-v5", "unknown.*Nearest: MontezumaRevenge-v5, .+, .+"),  # F22
         ("game", "scripted", "unknown"),
-        ("game", "Reacher-v5", "not an Atari game"),
-        ("game", "CartPole-v1", "not an Atari game"),
+        ("game", "Reacher-v5", "neither Atari nor MiniGrid"),
+        ("game", "CartPole-v1", "neither Atari nor MiniGrid"),
         ("num_envs", 0, "integers from 1"),  # F23: EnvPool asserts without a word, or crashes
         ("num_envs", -1, "integers from 1"),
         ("num_envs", 2.0, "integers from 1"),

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from learnmax_jax.acting import envs
-from learnmax_jax.acting.actions import emulator_actions
 from learnmax_jax.acting.backends import Frame
+from learnmax_jax.acting.families import ATARI
 from learnmax_jax.acting.routes import load_routes
 from learnmax_jax.types import Environments, TimeStep
 
@@ -85,7 +85,7 @@ def test_routes_do_not_depend_on_the_seed() -> None:
 
 
 def test_the_set_of_eight_plays_the_key_route() -> None:
-    ours = emulator_actions(8).tolist()
+    ours = ATARI.emulator_actions(8).tolist()
     actions = np.array([ours.index(action) for action in ROUTES["key"].actions], np.int32)[:, None]
     played = play_with(jax.random.key(1), actions, action_set=8)
     assert np.flatnonzero(played.reward).tolist() == [100] and played.reward.sum() == 100
@@ -140,7 +140,7 @@ def test_n07_a_lost_life_is_no_end(backend: str) -> None:
 def test_n07_flags_by_hand() -> None:
     # Columns: play on, life lost, time limit, game over, both on one step (EnvPool: truncated only), reset frame.
     frame = Frame(
-        observation=np.zeros((6, 1, 84, 84), np.uint8),
+        observation=np.zeros((6, 84, 84, 1), np.uint8),
         reward=np.zeros(6, np.float32),
         truncated=np.array([0, 0, 1, 0, 1, 0], bool),
         terminated=np.array([0, 0, 0, 1, 1, 0], np.int32),
