@@ -129,7 +129,7 @@ def get_config() -> ConfigDict:
                 "reanalyse_fraction": 0.125,
                 "learning_rate": 1e-3,
                 "warmup_updates": 50,
-                "decay_updates": 0,  # a run has no end that is known; in pretraining the model's 4,000
+                "decay_updates": 0,  # 0: the rate stays; a run has no end that is known
                 "weight_decay": 1e-4,
                 "clip_norm": 5.0,
                 "target_decay": 0.98,

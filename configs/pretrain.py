@@ -16,7 +16,6 @@ def get_config() -> ConfigDict:
     config.learner.replay_ratio = 1.0
     config.learner.reanalyse_fraction = 0.0  # recorded play was searched by nobody
     config.learner.warmup_updates = 100
-    config.learner.decay_updates = 4000  # pretrain.model_updates
     config.loss_weights.policy = 0.0
     config.loss_weights.value = 0.0
     config.loss_weights.q = 0.0

@@ -120,7 +120,6 @@ _TOKENIZER_ONLY = {
 _MODEL_ONLY = {
     "pretrain.tokenizer_updates": "0",
     "pretrain.model_updates": "500",
-    "learner.decay_updates": "0",
     "pretrain.examine_every_updates": "500",
     "pretrain.checkpoint_every_updates": "500",
 }

@@ -88,7 +88,7 @@ BAD = [
     (["--config.learner.learning_rate=2"], "learner.learning_rate=2.0: is out of range", "Nearest: 1.0"),
     (["--config.learner.clip_norm=0"], "learner.clip_norm=0.0: is out of range", "(0, inf)"),
     (["--config.env.num_envs=0"], "env.num_envs=0: is out of range", "Nearest: 1"),
-    (["--config.env.action_set=7"], "env.action_set=7: MontezumaRevenge-v5 has none", "6, 8, 18. Nearest: 18"),
+    (["--config.env.action_set=7"], "env.action_set=7: MontezumaRevenge-v5 has none", "(6, 8, 18). Nearest: 18"),
     (["--config.env.zero_discount_on_life_loss=maybe"], "env.zero_discount_on_life_loss=maybe", "true or false"),
     (["--config.tokenizer.quantizer=vqema"], "tokenizer.quantizer=vqema: is not one", "Nearest: vq_ema"),
     (["--config.env.game=Montezuma-v5"], "env.game=Montezuma-v5", "MontezumaRevenge-v5"),
