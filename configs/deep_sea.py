@@ -90,7 +90,10 @@ def small(config: ConfigDict) -> ConfigDict:
 
 
 def explore(config: ConfigDict, kind: str, search: str) -> ConfigDict:
-    """Leaves a config one kind of exploration, or none, or nothing but random actions, and one kind of search."""
+    """Leaves a config one kind of exploration, or none, or nothing but random actions, and one kind of search.
+
+    Search `q_only` is none, and nothing is learned but Q: a DQN on the same net, without a model.
+    """
     counts = config.counts
     with config.unlocked():
         if kind not in ("counts", "none", "random"):  # counts that nobody wants: the same program, wanted by none
@@ -118,8 +121,11 @@ def explore(config: ConfigDict, kind: str, search: str) -> ConfigDict:
         # What is made up stands at single actions: their neighbours learn of it by Q, a step at a time.
         config.returns.td_lambda = 0.0
         config.returns.td_steps = 1
-    config.search.kind = search
-    if search == "none":
+    if search == "q_only":
+        for name in config.loss_weights:
+            config.loss_weights[name] = float(name == "q")
+    config.search.kind = "none" if search == "q_only" else search
+    if config.search.kind == "none":
         config.search.num_simulations = 0
         config.search.gumbel_scale = 0.0
     if kind in ("none", "random"):

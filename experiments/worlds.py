@@ -27,7 +27,7 @@ VARIANTS = {
 TABLE = flags.DEFINE_enum("table", None, sorted(VARIANTS), "The world.", required=True)
 SIZES = flags.DEFINE_list("sizes", ["10"], "Of the world.")
 KINDS = flags.DEFINE_list("kinds", list(deep_sea.KINDS), "Of exploration, each alone.")
-SEARCHES = flags.DEFINE_list("searches", ["gumbel", "none"], "Kinds of search.")
+SEARCHES = flags.DEFINE_list("searches", ["gumbel", "none"], "Kinds of search; also muzero, and q_only for a DQN.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Of every cell.")
 OUT = flags.DEFINE_string("out", "docs/results", "Where the table is written.")
 SET = flags.DEFINE_multi_string("set", [], "field=value, on top of the configs.")
