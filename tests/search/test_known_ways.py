@@ -1,4 +1,4 @@
-"""A search whose beta is negative goes along what the model is sure of (S4-11), one whose beta is positive away from it."""
+"""A search at a negative beta goes along what the model is sure of (S4-11), at a positive one away from it."""
 
 import numpy as np
 
