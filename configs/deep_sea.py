@@ -94,6 +94,8 @@ def explore(config: ConfigDict, kind: str, search: str) -> ConfigDict:
 
     Search `q_only` is none, and nothing is learned but Q: a DQN on the same net, without a model.
     """
+    if kind not in (*KINDS, "random"):
+        raise ValueError(f"kind={kind}: unknown. Allowed: {', '.join(KINDS)}, random.")
     counts = config.counts
     with config.unlocked():
         if kind not in ("counts", "none", "random"):  # counts that nobody wants: the same program, wanted by none
@@ -124,6 +126,7 @@ def explore(config: ConfigDict, kind: str, search: str) -> ConfigDict:
     if search == "q_only":
         for name in config.loss_weights:
             config.loss_weights[name] = float(name == "q")
+        config.replay.kind = "uniform"  # priorities are errors of the value, which is not learned here
     config.search.kind = "none" if search == "q_only" else search
     if config.search.kind == "none":
         config.search.num_simulations = 0

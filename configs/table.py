@@ -7,8 +7,6 @@ from ml_collections import ConfigDict
 
 from configs import deep_sea, smoke
 
-KINDS = ("random", *deep_sea.KINDS)
-
 
 def get_config() -> ConfigDict:
     """Returns the table config: smoke's sizes, a state's digits as codes."""

@@ -8,6 +8,7 @@ from learnmax_jax import config, lifecycle  # first: signals are blocked before 
 # isort: split
 
 import pathlib
+import re
 
 from absl import flags
 
@@ -21,6 +22,11 @@ def main(settings: config.Settings, stop: lifecycle.StopWatcher) -> int:
     """Runs `seeds.run`."""
     from learnmax_jax import seeds
 
+    if not re.fullmatch(r"[\w-][\w.-]*", NAME.value):
+        raise lifecycle.BadInput(f"--name={NAME.value}: is no folder's name. Allowed: letters, digits, '-', '_', '.'.")
+    unread = [seed for seed in SEEDS.value if not seed.strip().isdecimal()]
+    if unread:
+        raise lifecycle.BadInput(f"--seeds={unread[0]}: is no seed. Allowed: whole numbers from 0, between commas.")
     return seeds.run(
         settings,
         name=NAME.value,

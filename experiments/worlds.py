@@ -23,11 +23,12 @@ VARIANTS = {
     "key_door": (key_door.variant, "world.size"),
     "table": (table.variant, "world.num_states"),
 }
+ALL_SEARCHES = ("gumbel", "muzero", "none", "q_only")
 
 TABLE = flags.DEFINE_enum("table", None, sorted(VARIANTS), "The world.", required=True)
 SIZES = flags.DEFINE_list("sizes", ["10"], "Of the world.")
 KINDS = flags.DEFINE_list("kinds", list(deep_sea.KINDS), "Of exploration, each alone.")
-SEARCHES = flags.DEFINE_list("searches", ["gumbel", "none"], "Kinds of search; also muzero, and q_only for a DQN.")
+SEARCHES = flags.DEFINE_list("searches", ["gumbel", "none"], "Kinds of search; q_only is a DQN.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Of every cell.")
 OUT = flags.DEFINE_string("out", "docs/results", "Where the table is written.")
 SET = flags.DEFINE_multi_string("set", [], "field=value, on top of the configs.")
@@ -37,6 +38,11 @@ def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
     """Runs `world_table.run`."""
     from learnmax_jax import world_table
 
+    known = {"kinds": (KINDS.value, (*deep_sea.KINDS, "random")), "searches": (SEARCHES.value, ALL_SEARCHES)}
+    for name, (given, allowed) in known.items():
+        for each in given:
+            if each not in allowed:
+                raise lifecycle.BadInput(f"--{name}={each}: unknown. Allowed: {', '.join(allowed)}.")
     variant, size_field = VARIANTS[TABLE.value]
     return world_table.run(
         TABLE.value,

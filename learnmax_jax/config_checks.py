@@ -95,12 +95,15 @@ def _check_curriculum(config: Any) -> None:
     if not section:
         return
     name, lengths = "curriculum.lengths", section["lengths"]
-    if config.env.backend == "world":
-        raise error(name, lengths, "worlds have time limits of their own", "an emulator", "no section curriculum")
+    if config.env.backend == "world" or config.env.game.startswith("MiniGrid-"):
+        why = f"{config.env.game}'s time limit is its own, or part of what it pays"
+        raise error(name, lengths, why, "Atari games", "no section curriculum")
     rising = (*lengths, config.env.max_episode_steps)
     if any(short >= longer for short, longer in itertools.pairwise(rising)):
         why = f"episodes grow from stage to stage, up to env.max_episode_steps={config.env.max_episode_steps}"
-        raise error(name, lengths, why, "rising lengths", tuple(sorted(set(lengths) - {rising[-1]})))
+        raise error(
+            name, lengths, why, "rising lengths", tuple(sorted({length for length in lengths if length < rising[-1]}))
+        )
 
 
 def _check_rates(config: Any) -> None:

@@ -47,6 +47,12 @@ def stages(settings: config.Settings) -> list[Stage]:
     return made
 
 
+def stage_at(settings: config.Settings, step: int) -> Stage:
+    """The stage that plays the act-learn step `step`; the last one for steps behind the run's end."""
+    made = stages(settings)
+    return next((stage for stage in made if step < stage.last_step), made[-1])
+
+
 def _with_length(settings: config.Settings, max_episode_steps: int) -> config.Settings:
     changed: Any = settings.as_configdict()
     changed.env.max_episode_steps = max_episode_steps

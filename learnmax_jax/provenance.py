@@ -43,7 +43,9 @@ def record(workdir: pathlib.Path) -> None:
     # Not the interpreter's own path: it says nothing on another machine.
     command = shlex.join(["python", *sys.orig_argv[1:]])
     with (workdir / FILE).open("a") as file:
-        file.write(json.dumps({"started": started, "command": command, "versions": versions()}) + "\n")
+        file.write(
+            json.dumps({"started": started, "command": command, "versions": versions(), "commit": commit()}) + "\n"
+        )
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 <workdir>/seed-<n>/             a run each, as train.py writes it
 <out>/<name>/seed-<n>.jsonl     its curve, a line a report
 <out>/seeds.jsonl               a line a run: milestones in frames, rooms, places, speed, command, commit
-<out>/seeds.md                  the table, beside the published curves
+<out>/seeds.md                  a table a game; Montezuma's Revenge beside the published curves
 """
 
 import csv
@@ -11,9 +11,7 @@ import importlib.resources
 import io
 import math
 import pathlib
-import shlex
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +19,7 @@ import jax
 
 from learnmax_jax import config, lifecycle, metrics, provenance, results, train
 
+MONTEZUMA = "MontezumaRevenge-v5"  # what the published curves are of
 # Points, the mean of the last 100 episodes: the key, key and door, what DreamerV3 ends at.
 MILESTONES = (100, 350, 2400)
 _CURVE = (
@@ -65,34 +64,36 @@ def run(
       Whatever train.run raises; what the run had reached by then is written before.
     """
     for seed in seeds:
+        if stop.requested:
+            raise lifecycle.Preempted(f"{workdir}: the same command continues")
         folder = workdir / f"seed-{seed}"
         given = settings.as_configdict()
         given.seed = seed
         try:
-            train.run(config.Settings(given), workdir=folder, stop=stop)
-        finally:
-            if (folder / "metrics.jsonl").exists():
-                collect(folder, name=name, seed=seed, out=out)
+            train.run(config.check(given), workdir=folder, stop=stop)
+        except (lifecycle.Preempted, lifecycle.NonFinite, lifecycle.StorageError):
+            collect(folder, name=name, seed=seed, out=out)
+            raise
+        collect(folder, name=name, seed=seed, out=out)
         jax.clear_caches()
     return lifecycle.DONE
 
 
 def collect(folder: pathlib.Path, *, name: str, seed: int, out: pathlib.Path) -> None:
-    """Writes a run's curve, its line and the table; the run may still be under way."""
-    rows = metrics.read_rows(folder / "metrics.jsonl")
+    """Writes a run's curve, its line and the table; nothing where it has not reported yet."""
+    path = folder / "metrics.jsonl"
+    rows = metrics.read_rows(path) if path.exists() else []
     if not rows:
         return
-    curve = out / name / f"seed-{seed}.jsonl"
-    curve.unlink(missing_ok=True)
-    for row in rows:
-        results.put(curve, {column: row.get(column) for column in _CURVE}, known_by=("num_env_steps",))
+    curve = [{column: row.get(column) for column in _CURVE} for row in rows]
+    results.write(out / name / f"seed-{seed}.jsonl", curve)
+    started = provenance.read(folder)[-1]
     line = {
         "name": name,
         "seed": seed,
+        "game": config.load_saved(folder / "config.json").env.game,
         **milestones(rows),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
+        **{field: started.get(field) for field in ("command", "commit", "versions")},
     }
     results.put(out / "seeds.jsonl", line, known_by=("name", "seed"))
     write_markdown(out)
@@ -103,6 +104,7 @@ def milestones(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     last = rows[-1]
     frames_a_step = last["num_frames"] / last["num_env_steps"]
     paid = last["first_paid_step"]
+    best = [row["explorer_score_max"] for row in rows if row["explorer_score_max"] is not None]
     reached = {
         f"frames_to_{score}": next(
             (row["num_frames"] for row in rows if (row["score_of_last_100"] or -math.inf) >= score), None
@@ -117,7 +119,7 @@ def milestones(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ),
         **reached,
         "score_of_last_100": last["score_of_last_100"],
-        "explorer_score_max": max((row["explorer_score_max"] or 0.0 for row in rows), default=None),
+        "explorer_score_max": max(best, default=None),
         "rooms": last["rooms_visited"],
         "positions": last["positions_visited"],
         "updates": last["num_updates"],
@@ -143,16 +145,26 @@ def published() -> dict[str, list[dict[int, int | None]]]:
 
 
 def write_markdown(out: pathlib.Path) -> None:
-    """Writes the table of all claims: medians over seeds, and how many seeds came there."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
+    """Writes a table for each game: medians over seeds, and how many seeds came there."""
+    by_game: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for line in results.read(out / "seeds.jsonl"):
-        by_name.setdefault(line["name"], []).append(line)
+        by_game.setdefault(line["game"], {}).setdefault(line["name"], []).append(line)
+    note = "Medians over seeds, with how many came there; averages are of the last 100 episodes at beta 0."
+    parts = [f"## From several seeds: frames\n\n`python -m experiments.seeds`. {note}\n"]
+    for game, by_name in sorted(by_game.items()):
+        parts.append(f"### {game}\n\n{_table(game, by_name)}")
+    (out / "seeds.md").write_text("\n".join(parts))
+
+
+def _table(game: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A game's table; the published curves are Montezuma's."""
+    scores = MILESTONES if game == MONTEZUMA else ()
     header = ["run", "seeds", "frames", "first reward at", "9 of 10 episodes paid at"]
-    header += [f"average {score} at" for score in MILESTONES]
+    header += [f"average {score} at" for score in scores]
     header += ["best explorer", "rooms", "places", "updates", "hours"]
     rows = []
     for name, lines in by_name.items():
-        ways = ["first_reward", "nine_of_ten", *MILESTONES]
+        ways = ["first_reward", "nine_of_ten", *scores]
         rows.append(
             [
                 name,
@@ -166,12 +178,10 @@ def write_markdown(out: pathlib.Path) -> None:
                 f"{statistics.median(line['hours'] for line in lines):.2f}",
             ]
         )
-    for agent, seeds in published().items():
-        reached = [_reached([seed[score] for seed in seeds]) for score in MILESTONES]
+    for agent, seeds in published().items() if game == MONTEZUMA else ():
+        reached = [_reached([seed[score] for seed in seeds]) for score in scores]
         rows.append([f"{agent} (published)", str(len(seeds)), "200,000,000", "-", "-", *reached, *["-"] * 5])
-    text = results.markdown(header, rows)
-    note = "Medians over seeds, with how many came there; averages are of the last 100 episodes at beta 0."
-    (out / "seeds.md").write_text(f"## Montezuma's Revenge: frames\n\n`python -m experiments.seeds`. {note}\n\n{text}")
+    return results.markdown(header, rows)
 
 
 def _median(values: Sequence[float | None]) -> str:

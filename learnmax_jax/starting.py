@@ -14,7 +14,7 @@ from learnmax_jax.learning.learner import TrainState
 
 # What of a config shapes a TrainState.
 _SHAPING = re.compile(
-    r"(tokenizer|growth|world|dynamics|support)\..*|env\.(backend|game|action_set)"
+    r"(tokenizer|dynamics|support)\..*|env\.(backend|game|action_set)"
     r"|(tokenizer_)?learner\.(learning_rate|warmup_updates|decay_updates|weight_decay|clip_norm)"
 )
 
@@ -58,7 +58,10 @@ def restore(workdir: pathlib.Path, present: config.Settings) -> TrainState:
     """
     saved = config.load_saved(workdir / "config.json")
     # A run's checkpoint holds more than its TrainState, and all of its config says what.
-    settings = _as_saved(saved, present) if "pretrain" in saved else config.check(saved.as_configdict())
+    try:
+        settings = _as_saved(saved, present) if "pretrain" in saved else config.check(saved.as_configdict())
+    except lifecycle.BadInput as complaint:
+        raise lifecycle.BadInput(f"init.workdir={workdir}: its config.json: {complaint}") from complaint
     with lifecycle.bad_input():
         agent = agents.build(settings)
     like = {"train": spec(agent)} if "pretrain" in saved else steps.to_save(agent, steps.state_spec(agent))
@@ -70,18 +73,20 @@ def restore(workdir: pathlib.Path, present: config.Settings) -> TrainState:
 
 def _as_saved(saved: config.Settings, present: config.Settings) -> config.Settings:
     """The present config with all that shapes a TrainState as in the saved one."""
-    merged = present.as_configdict()
-    known = config_schema.FIELDS.keys() & config_schema.flatten(present).keys()
+    merged, known = present.as_configdict(), config_schema.flatten(present).keys()
     with merged.unlocked():
-        for name, value in config_schema.flatten(saved).items():
-            section, _, field = name.rpartition(".")
-            if _SHAPING.fullmatch(name) and (name in known or section in _OPTIONAL):
-                if section not in merged:
-                    merged[section] = {}
-                merged[section][field] = value
-        for section in _OPTIONAL:
-            if section in merged and section not in saved:
+        for section in (*_OPTIONAL, "curriculum"):
+            if section in merged:
                 del merged[section]
+        for section in _OPTIONAL:
+            if section in saved:
+                merged[section] = saved.as_configdict()[section]
+        for name, value in config_schema.flatten(saved).items():
+            if name in known and _SHAPING.fullmatch(name):
+                section, _, field = name.rpartition(".")
+                merged[section][field] = value
+        search = merged.search  # of the present run, for whose actions there may be no room
+        search.max_num_considered_actions = min(search.max_num_considered_actions, merged.env.action_set)
     return config.check(merged)
 
 

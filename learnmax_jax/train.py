@@ -71,9 +71,8 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
         if done >= num_steps(settings):
             print(f"{workdir}: finished, {done * steps_per_call(settings):,} env steps", flush=True)
             return lifecycle.DONE
-        left = [stage for stage in curriculum.stages(settings) if done < stage.last_step]
         with lifecycle.bad_input():
-            agent = agents.build(left[0].settings)
+            agent = agents.build(curriculum.stage_at(settings, done).settings)
         state, tally = _start(agent, workdir)
         step = int(state.step)
         visited = _restore_positions(workdir, step)
@@ -88,10 +87,11 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             config.dump(settings, workdir / "config.json")
             provenance.record(workdir)
             run = Run(agent, workdir, stop, writer, rows, tally, visited)
-            for number, stage in enumerate(left):
-                if number:
-                    agent, state = _next_stage(stage, state)
-                state = run.loop(agent, state, stage.last_step)
+            for stage in curriculum.stages(settings):
+                if stage.last_step > step:
+                    if stage.settings != agent.config:
+                        agent, state = _next_stage(stage, state)
+                    state = run.loop(agent, state, stage.last_step)
     return lifecycle.DONE
 
 
@@ -116,7 +116,9 @@ def _check_workdir(settings: config.Settings, workdir: pathlib.Path) -> None:
 
 def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
     """A fresh state, or the newest good checkpoint's with the replay refilled from the shards."""
-    restored = checkpoints.restore(workdir / "checkpoints", steps.to_save(agent, steps.state_spec(agent)))
+    with lifecycle.bad_input():
+        spec = steps.state_spec(agent)
+    restored = checkpoints.restore(workdir / "checkpoints", steps.to_save(agent, spec))
     if restored is None:
         state = steps.init_state(agent)
         return state.replace(train=starting.begin(agent, state.train)), Tally()

@@ -216,7 +216,7 @@ def write_markdown(table: str, lines: pathlib.Path, path: pathlib.Path) -> None:
         "solved",
         "steps to solve",
         "steps to find",
-        "seen by then",
+        "different observations",
         "steps at most",
     )
     rows = []
@@ -231,7 +231,7 @@ def write_markdown(table: str, lines: pathlib.Path, path: pathlib.Path) -> None:
                 f"{len(solved)} of {len(runs)}",
                 _spread([run["steps_to_solve"] for run in runs]),
                 _spread([run["steps_to_find"] for run in runs]),
-                _seen([{int(steps): number for steps, number in run["visited"].items()} for run in runs]),
+                _seen([{int(steps): number for steps, number in run.get("visited", {}).items()} for run in runs]),
                 f"{max(run['num_env_steps'] for run in runs):,}",
             )
         )

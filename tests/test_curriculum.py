@@ -1,11 +1,10 @@
 """Stages of a run: their lengths, and what a run of two makes of them."""
 
-import json
 import pathlib
 
 import pytest
 
-from learnmax_jax import config, curriculum, lifecycle, train
+from learnmax_jax import config, curriculum, lifecycle, metrics, train
 from learnmax_jax import step as steps
 from tests import runs
 
@@ -46,7 +45,6 @@ def test_lengths_that_do_not_grow_are_refused(lengths: tuple[int, ...]) -> None:
 def test_s4_55_a_run_in_two_stages_traces_twice_and_cuts_episodes_off(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in its second stage it goes on there: no third trace of the first."""
     traces = []
     traced = steps.act_learn_step
 
@@ -65,9 +63,34 @@ def test_s4_55_a_run_in_two_stages_traces_twice_and_cuts_episodes_off(
         ("report.every_env_steps", per_call),
     )
     settings = runs.tiny(*fields)
-    assert train.run(settings, workdir=tmp_path, stop=lifecycle.StopWatcher()) == lifecycle.DONE
-    assert traces == [3, settings.env.max_episode_steps]
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    full = settings.env.max_episode_steps
+    assert train.run(settings, workdir=tmp_path / "whole", stop=runs.Stop()) == lifecycle.DONE
+    assert traces == [3, full]
+    rows = metrics.read_rows(tmp_path / "whole" / "metrics.jsonl")
     assert [row["num_env_steps"] for row in rows] == [per_call * (number + 1) for number in range(6)]
     cut = {row["episode_length"] for row in rows[:4] if row["episode_length"] is not None}
     assert cut == {3.0} and all(row["episode_length"] is None for row in rows[4:])
+
+    # A signal at the first stage's last step ends the run before the second is built; then it goes on there.
+    traces.clear()
+    stopped = StopsAfter(4)
+    with pytest.raises(lifecycle.Preempted):
+        train.run(settings, workdir=tmp_path / "stopped", stop=stopped)
+    assert traces == [3]
+    assert train.run(settings, workdir=tmp_path / "stopped", stop=runs.Stop()) == lifecycle.DONE
+    assert traces == [3, full]
+    rows = metrics.read_rows(tmp_path / "stopped" / "metrics.jsonl")
+    assert [row["num_env_steps"] for row in rows] == [per_call * (number + 1) for number in range(6)]
+
+
+class StopsAfter(runs.Stop):
+    """A signal that comes while the given act-learn step is under way."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.steps_left = step
+
+    def set_at_stake(self, at_stake: bool) -> None:
+        super().set_at_stake(at_stake)
+        self.steps_left -= at_stake
+        self.requested = self.steps_left <= 0

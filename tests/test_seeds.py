@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from learnmax_jax import lifecycle, results, seeds, train
+from learnmax_jax import config, lifecycle, provenance, results, seeds, train
 from tests import runs
 
 
@@ -57,6 +57,8 @@ def _fake_run(monkeypatch: pytest.MonkeyPatch, ends: list[Exception | None]) -> 
 
     def run(settings, *, workdir, stop):
         workdir.mkdir(parents=True, exist_ok=True)
+        config.dump(settings, workdir / "config.json")
+        provenance.record(workdir)
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _rows(None, 100.0)))
         ran.append(settings.seed)
         end = ends.pop(0)
@@ -80,6 +82,12 @@ def test_a_claim_of_two_seeds_is_written_beside_the_published_ones(
         assert [(line["name"], line["seed"]) for line in lines] == [("mine", 3), ("mine", 5)]
         assert len(results.read(tmp_path / "out" / "mine" / "seed-5.jsonl")) == 2
     table = (tmp_path / "out" / "seeds.md").read_text()
+    assert "### scripted" in table and "| mine | 2 | 8,000 | 2,800 (2 of 2) | never (0 of 2) |" in table
+    assert "published" not in table
+    montezuma = [line | {"game": seeds.MONTEZUMA} for line in lines]
+    results.write(tmp_path / "out" / "seeds.jsonl", montezuma)
+    seeds.write_markdown(tmp_path / "out")
+    table = (tmp_path / "out" / "seeds.md").read_text()
     assert "| mine | 2 | 8,000 | 2,800 (2 of 2) | never (0 of 2) | 8,000 (2 of 2) | never (0 of 2) |" in table
     assert "| dreamerv3 (published) | 6 |" in table and "(4 of 6)" in table
 
@@ -91,6 +99,23 @@ def test_a_run_that_is_stopped_leaves_what_it_reached(tmp_path: pathlib.Path, mo
         seeds.run(runs.tiny(), stop=runs.Stop(), **given)
     assert ran == [0]
     assert [line["num_frames"] for line in results.read(tmp_path / "out" / "seeds.jsonl")] == [8000]
+
+
+def test_a_folder_of_another_run_makes_no_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_run(monkeypatch, [lifecycle.BadInput("holds a run of other settings")])
+    given = {"name": "mine", "seeds": [0], "workdir": tmp_path / "runs", "out": tmp_path / "out"}
+    with pytest.raises(lifecycle.BadInput):
+        seeds.run(runs.tiny(), stop=runs.Stop(), **given)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"), [("--seeds=0,a", "--seeds=a: is no seed"), ("--name=../x", "--name=../x: is no folder's name")]
+)
+def test_bad_flags_are_named(flag: str, says: str, tmp_path: pathlib.Path) -> None:
+    given = ["--name=mine", f"--workdir={tmp_path}"] if flag.startswith("--seeds") else [f"--workdir={tmp_path}"]
+    ended = runs.finish(runs.start("seeds", f"--config={runs.TINY}", *given, flag))
+    assert ended.code == lifecycle.BAD_INPUT and says in ended.errors and len(ended.errors.splitlines()) == 1
 
 
 @pytest.mark.slow

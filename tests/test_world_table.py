@@ -82,18 +82,18 @@ def test_a_signal_ends_it_between_two_runs(tmp_path: pathlib.Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("variant", [deep_sea.variant, key_door.variant, table.variant])
-@pytest.mark.parametrize("kind", deep_sea.KINDS)
+@pytest.mark.parametrize("kind", [*deep_sea.KINDS, "random"])
 @pytest.mark.parametrize("search", ["gumbel", "none", "q_only"])
 def test_every_variant_is_a_good_config_with_one_kind(variant: Any, kind: str, search: str) -> None:
     made: ConfigDict = variant(kind, search)
     settings = config.check(made)
     sections = {name for name in deep_sea.KINDS if name in settings}
-    assert sections == {"counts" if kind == "none" else kind}
+    assert sections == {"counts" if kind in ("none", "random") else kind}
     assert settings.search.kind == ("none" if search == "q_only" else search)
     only_q = {name for name, weight in settings.loss_weights.items() if weight} == {"q"}
     assert only_q == (search == "q_only")
     wanting = settings.exploration.num_exploit_envs < settings.env.num_envs
-    assert wanting == (kind != "none")
+    assert wanting == (kind not in ("none", "random"))
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Three ways to step a pool of emulators: in the compiled program, through a callback, on the host.
 
-Each function takes `new_pool` (rng_key -> EnvPool's gymnasium pool), `answer` (frame, lives
-before -> TimeStep) and `table` (`[A]` int32, the emulator's action for each of ours), and
-returns `(reset, step)` as `types.Environments` wants them.
+Each function takes `new_pool` (rng_key -> EnvPool's gymnasium pool), `read` (EnvPool's answer -> Frame), `shapes`
+(B -> a Frame's), `tell` (frame, lives before -> TimeStep) and `table` (`[A]` int32, the emulator's
+action for each of ours), and returns `(reset, step)` as `types.Environments` wants them.
 """
 
 import dataclasses

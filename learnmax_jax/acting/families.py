@@ -2,7 +2,7 @@
 
 atari      84x84 grey frames, four emulator frames an action; the RAM is for the probe alone
 minigrid   what the agent sees of a grid, 7x7 cells of three integers, and which way it looks: 148 integers in all,
-           for the tokenizer's quantizer `identity`
+           for the tokenizer's quantizer `identity`; what a goal pays depends on env.max_episode_steps
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS
 from learnmax_jax.acting.backends import Answer, Frame
-from learnmax_jax.acting.probes import probe_ram, unknown_place
+from learnmax_jax.acting.probes import probe_ram
 from learnmax_jax.types import Probe
 
 FRAME_SKIP = 4  # emulator frames an action lasts (Mnih et al. 2015)
@@ -81,10 +81,11 @@ def _read_minigrid(answer: Answer) -> Frame:
         observation=seen[:, None, None, :],
         reward=answer.reward,
         truncated=answer.truncated,
-        terminated=answer.terminated.astype("int32"),
+        # EnvPool says of a goal on the last allowed step that it was cut off only; what pays, ends.
+        terminated=(answer.terminated | (answer.reward > 0)).astype("int32"),
         elapsed_step=answer.info["elapsed_step"],
         lives=xp.ones_like(direction),
-        ram=answer.info["agent_pos"],
+        ram=answer.info["agent_pos"].astype("uint8"),
     )
 
 
@@ -105,15 +106,6 @@ def _frame_shapes(observation_shape: tuple[int, int, int], ram: tuple[int, Any])
         return tuple(vars(frame).values())
 
     return shapes
-
-
-def _probe_minigrid(game: str, frame: Frame) -> Probe:
-    """The agent's cell, for the map of positions; a grid has no rooms that are numbered, and no RAM."""
-    del game
-    place = frame.ram.astype("int32")
-    return unknown_place(place[:, 0] * 0 - 1, frame.lives, frame.ram[:, :0].astype("uint8")).replace(
-        room=place[:, 0] * 0, x=place[:, 0], y=place[:, 1]
-    )
 
 
 ATARI = Family(
@@ -144,6 +136,6 @@ MINIGRID = Family(
     frames_per_step=1,
     options={},
     read=_read_minigrid,
-    frame_shapes=_frame_shapes((1, 1, _VIEW), (2, jnp.int32)),
-    probe=_probe_minigrid,
+    frame_shapes=_frame_shapes((1, 1, _VIEW), (2, jnp.uint8)),
+    probe=lambda game, frame: probe_ram(game, frame.ram, frame.lives),
 )

@@ -22,7 +22,8 @@ def probe_ram(game: str, ram: Any, lives: Any) -> Probe:
       Probe; room, x, y and key are -1 for other games.
     """
     if game != "MontezumaRevenge-v5":
-        return unknown_place(ram[:, 0].astype("int32") * 0 - 1, lives, ram)
+        unknown = ram[:, 0].astype("int32") * 0 - 1
+        return Probe(room=unknown, x=unknown, y=unknown, key=unknown, lives=lives, ram=ram)
     memory = ram.astype("int32")
     return Probe(
         room=memory[:, _ROOM],
@@ -32,8 +33,3 @@ def probe_ram(game: str, ram: Any, lives: Any) -> Probe:
         lives=lives,
         ram=ram,
     )
-
-
-def unknown_place(unknown: Any, lives: Any, ram: Any) -> Probe:
-    """The probe of a game without a map: `unknown [B]`, -1, for room, x, y and key."""
-    return Probe(room=unknown, x=unknown, y=unknown, key=unknown, lives=lives, ram=ram)

@@ -46,7 +46,7 @@ def make(parts: Parts, sections: Mapping[str, Mapping[str, Any]]) -> Novelty:
       Novelty. Keys and first visits are those of the one kind that watches play; without such a kind they are 0 and
       False.
     Raises:
-      ValueError: two kinds give keys, two suppose rewards, or a kind refuses its numbers.
+      ValueError: two kinds give keys, two suppose rewards, or a kind refuses its numbers (some at `init`).
     """
     kinds = {name: KINDS[name](parts, **section) for name, section in sections.items()}
     watching = [name for name, kind in kinds.items() if kind.observe is not None]
@@ -54,7 +54,13 @@ def make(parts: Parts, sections: Mapping[str, Mapping[str, Any]]) -> Novelty:
         raise ValueError(f"{watching[1]}: a row has one key, given by {watching[0]}. Allowed: one of {watching}.")
 
     def init(rng_key: Array) -> dict[str, Any]:
-        return {name: kind.init(jax.random.fold_in(rng_key, i)) for i, (name, kind) in enumerate(kinds.items())}
+        states = {}
+        for i, (name, kind) in enumerate(kinds.items()):
+            try:
+                states[name] = kind.init(jax.random.fold_in(rng_key, i))
+            except ValueError as complaint:
+                raise ValueError(f"{name}.{complaint}") from complaint
+        return states
 
     def observe(state: dict[str, Any], observation: Array, first: Array) -> tuple[dict[str, Any], Array, Array]:
         for name in watching:

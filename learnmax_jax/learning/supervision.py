@@ -81,8 +81,8 @@ def supervise(
     """Makes a batch's targets; nothing here is differentiated.
 
     Extrinsic values: TD(lambda) over `bootstrap`. The others: TD(lambda) over the target network's own heads, the
-    intrinsic one from bonuses looked up afresh. Q: n-step Q-learning; the target network both selects and values, by
-    extrinsic + beta x intrinsic.
+    intrinsic one from bonuses looked up afresh, up to where beta's sign turns. Q: n-step Q-learning; the target network
+    both selects and values, by extrinsic + beta x intrinsic.
 
     Args:
       target_params: moving average of the network.
@@ -147,6 +147,8 @@ def supervise(
     discounts = partial(targets.return_discounts, discount)
     extrinsic = discounts(gamma=extrinsic_discount, crosses_end=False)
     intrinsic = discounts(gamma=intrinsic_discount, crosses_end=intrinsic_crosses_end)
+    # What is found after the way back is no reason to leave it.
+    intrinsic = jnp.where(jnp.sign(beta[:, :-1]) == jnp.sign(beta[:, 1:]), intrinsic, 0.0)
     short = discounts(gamma=short_discount, crosses_end=False)
 
     lambda_targets = jax.vmap(partial(targets.td_lambda_targets, td_lambda=td_lambda))

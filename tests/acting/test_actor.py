@@ -25,7 +25,7 @@ def _plan(params, rng_key, context, latent, codes, beta) -> SearchOutput:
     return SearchOutput(
         action=action,
         search_policy=jax.random.uniform(rng_key, (ENVS, ACTIONS)),
-        search_value=jnp.stack([codes[:, 3, 0].astype(jnp.float32), beta], axis=-1),
+        search_value=jnp.stack([codes[:, 3, 0] + 10 * beta, beta], axis=-1),
         depth_mean=latent,
         depth_max=context.length - context.start,
         finite=codes[:, 3, 0] % 2 == 0,
@@ -41,7 +41,7 @@ def _observe(counter, observation, first):
 class Play:
     """Some phases of play in the scripted world, joined along time."""
 
-    def __init__(self, *, window: int, num_steps: int, phases: int) -> None:
+    def __init__(self, *, window: int, num_steps: int, phases: int, **random: float) -> None:
         # Tokens are the frame's four bands, so that every frame has codes of its own.
         self.bundle, self.params = tiny.make(num_tokens=4, num_groups=1, num_codes=256, num_actions=ACTIONS)
         self.world = scripted.make(num_envs=ENVS, num_actions=ACTIONS, size=4, **LENGTHS)
@@ -57,7 +57,7 @@ class Play:
                 plan=_plan,
                 observe=_observe,
                 num_steps=num_steps,
-                **NOTHING_RANDOM,
+                **(NOTHING_RANDOM | random),
             )
         )
         outputs, counter = [], jnp.zeros((), jnp.int32)
@@ -133,7 +133,7 @@ def test_rows_carry_what_the_search_and_the_novelty_said(play: Play) -> None:
     np.testing.assert_array_equal(rows.first_visit, rows.first)
     assert play.counter == PHASES * STEPS
     np.testing.assert_array_equal(rows.action, (number % 256 + environment) % ACTIONS)
-    np.testing.assert_array_equal(rows.search_value, number % 256)
+    np.testing.assert_allclose(rows.search_value, number % 256 + 10 * rows.beta, atol=1e-5)
     np.testing.assert_array_equal(rows.beta, np.broadcast_to(np.asarray(play.beta)[:, None], rows.beta.shape))
     np.testing.assert_array_equal(play.output.finite, number % 2 == 0)
     assert rows.search_policy.dtype == np.float16 and rows.search_policy.shape == (ENVS, PHASES * STEPS, ACTIONS)
@@ -238,3 +238,25 @@ def test_acting_with_the_planner(play: Play) -> None:
         assert output.finite.all() and output.depth_mean.shape == (ENVS, STEPS)
     np.testing.assert_array_equal(runs[0].transitions.action, runs[1].transitions.action)
     assert (runs[0].transitions.action != runs[2].transitions.action).any()
+
+
+def test_what_is_done_is_what_is_stored_where_actions_are_held_and_betas_turned() -> None:
+    """The world's rewards tell which action it was given, the plan's values which beta it was told."""
+    play = Play(window=WINDOW, num_steps=STEPS, phases=PHASES, epsilon=0.5, longest_hold=4, longest_way_back=3)
+    rows = play.rows
+    environment, number = scripted.read(rows.observation)
+    for env in range(ENVS):
+        expected = _replay(env, rows.action[env])
+        for name in ("episode_step", "first", "valid", "reward", "discount", "last"):
+            np.testing.assert_array_equal(getattr(rows, name)[env], [row[name] for row in expected], err_msg=name)
+    random = rows.action != (number % 256 + environment) % ACTIONS
+    assert 0.2 < random.mean() < 0.8
+    np.testing.assert_array_equal(play.state.action, rows.action[:, -1])
+    np.testing.assert_allclose(rows.search_value, number % 256 + 10 * rows.beta, atol=1e-5)
+    np.testing.assert_allclose(np.abs(rows.beta), np.broadcast_to(play.beta[:, None], rows.beta.shape), rtol=1e-6)
+    turned = rows.beta < 0
+    assert turned[1:].any() and not turned[1:].all() and not turned[0].any()
+    # The sign is turned in an episode's first steps, up to three, and never again in it.
+    assert (rows.episode_step[turned] < 3).all()
+    again = turned[:, 1:] & ~turned[:, :-1] & ~rows.first[:, 1:]
+    assert not again.any()

@@ -54,7 +54,8 @@ def reference(
         return rows["reward"][t] / SCALE if kind == 0 else rows["novelty"][t + 1]
 
     def goes_on(t: int, kind: int, gamma: float) -> float:
-        return gamma if kind == 1 and crosses_end else gamma * rows["discount"][t]
+        turns = kind == 1 and np.sign(betas[t]) != np.sign(betas[t + 1])
+        return 0.0 if turns else gamma if kind == 1 and crosses_end else gamma * rows["discount"][t]
 
     def value(t: int, bootstrap: list[float], kind: int, gamma: float) -> float:
         if t == LENGTH or not rows["valid"][t]:
