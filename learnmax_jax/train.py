@@ -72,7 +72,8 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             print(f"{workdir}: finished, {done * steps_per_call(settings):,} env steps", flush=True)
             return lifecycle.DONE
         with lifecycle.bad_input():
-            agent = agents.build(curriculum.stage_at(settings, done).settings)
+            current = curriculum.stage_at(settings, done)
+            agent = agents.build(current.settings)
         state, tally = _start(agent, workdir)
         step = int(state.step)
         visited = _restore_positions(workdir, step)
@@ -89,7 +90,7 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             run = Run(agent, workdir, stop, writer, rows, tally, visited)
             for stage in curriculum.stages(settings):
                 if stage.last_step > step:
-                    if stage.settings != agent.config:
+                    if stage.first_step != current.first_step:
                         agent, state = _next_stage(stage, state)
                     state = run.loop(agent, state, stage.last_step)
     return lifecycle.DONE
