@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
             "exploration": {
                 "beta_max": 0.3,  # scaled reward a unit of novelty
                 "num_exploit_envs": 8,  # play at beta 0; theirs is the score
+                "normalise": False,  # bonuses in units of their running size
                 "epsilon": 0.0,  # chance a step that a random action begins
                 "longest_hold": 1,  # steps that it may last, n of them by 1 / n^2
                 "longest_way_back": 0,  # steps at -beta that an episode may begin with

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from learnmax_jax import config_checks, config_schema
 from learnmax_jax.acting import actor, envs
 from learnmax_jax.acting.actor import ActorState, ActOutput
-from learnmax_jax.exploration import novelty
+from learnmax_jax.exploration import normalise, novelty
 from learnmax_jax.exploration.kind import Parts
 from learnmax_jax.exploration.novelty import Novelty
 from learnmax_jax.learning import learner, supervision
@@ -139,6 +139,8 @@ def build(config: Any) -> Agent:
         ),
         {name: config_schema.optional_section(config, name) for name in novelty.KINDS if name in config},
     )
+    if config.exploration.normalise:
+        kinds = normalise.normalised(kinds)
     rates = ("learning_rate", "warmup_updates", "decay_updates", "weight_decay", "clip_norm")
     optimizer = learner.make_optimizer(**{name: settings[name] for name in rates})
     tokenizer_optimizer = learner.make_optimizer(**{name: config.tokenizer_learner[name] for name in rates})

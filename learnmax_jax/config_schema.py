@@ -241,6 +241,7 @@ FIELDS: Mapping[str, Field] = {
     "search.gumbel_scale": number("[0, inf)"),
     "exploration.beta_max": number("[0, inf)"),
     "exploration.num_exploit_envs": count("environments at beta 0", "[0, inf)"),
+    "exploration.normalise": switch(),
     "exploration.epsilon": number("[0, 1]", "chance that a random action begins"),
     "exploration.longest_hold": count("agent steps", "[1, 1000]"),
     "exploration.longest_way_back": count("agent steps", "[0, 27000]"),

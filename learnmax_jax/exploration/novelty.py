@@ -27,13 +27,13 @@ KINDS: dict[str, Callable[..., Kind]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Novelty:
-    """The kinds together; each function as of Kind, its state a dictionary of the kinds' states."""
+    """The kinds together; each function as of Kind, its state theirs together."""
 
-    init: Callable[[Array], dict[str, Any]]
+    init: Callable[[Array], Any]
     pay: Callable[..., Paid]
-    observe: Callable[..., tuple[dict[str, Any], Array, Array]]
-    rarity: Callable[[dict[str, Any], Array], Array]
-    metrics: Callable[[dict[str, Any]], Metrics]
+    observe: Callable[..., tuple[Any, Array, Array]]
+    rarity: Callable[[Any, Array], Array]
+    metrics: Callable[[Any], Metrics]
 
 
 def make(parts: Parts, sections: Mapping[str, Mapping[str, Any]]) -> Novelty:

@@ -1,0 +1,72 @@
+"""Novelty in units of its own size: bonuses that shrink with every visit would soon decide nothing in a search.
+
+Bonuses are divided by the root of their running mean square over what was replayed, so that beta keeps its meaning from
+a run's first steps to its last; where one action is newer than another matters, not how new all of them still are.
+Source: Burda et al. 2018, section 2.4 (there by the standard deviation of returns), https://arxiv.org/abs/1810.12894
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from learnmax_jax.exploration.kind import Paid
+from learnmax_jax.exploration.novelty import Novelty
+from learnmax_jax.models.world_model import ModelParams
+from learnmax_jax.types import Array, Batch, Metrics
+
+DECAY = 0.99  # an update
+SMALLEST = 1e-3  # of the scale: what is hardly new at all is not blown up
+
+
+@struct.dataclass
+class NormalisedState:
+    """The kinds' states and the scale.
+
+    Attributes:
+      kinds: of the Novelty within.
+      sum_of_squares, weight: running, of mean squares; their quotient is the mean.
+    """
+
+    kinds: Any
+    sum_of_squares: Array
+    weight: Array
+
+
+def normalised(novelty: Novelty) -> Novelty:
+    """The same kinds, whose bonuses and supposed rewards are divided by the bonuses' running size."""
+
+    def init(rng_key: Array) -> NormalisedState:
+        return NormalisedState(novelty.init(rng_key), jnp.zeros(()), jnp.zeros(()))
+
+    def observe(state: NormalisedState, observation: Array, first: Array) -> tuple[NormalisedState, Array, Array]:
+        kinds, keys, first_visit = novelty.observe(state.kinds, observation, first)
+        return state.replace(kinds=kinds), keys, first_visit
+
+    def pay(state: NormalisedState, params: ModelParams, batch: Batch, rng_key: Array) -> Paid:
+        paid = novelty.pay(state.kinds, params, batch, rng_key)
+        squares = jnp.where(batch.mask, paid.bonus**2, 0.0).sum() / jnp.maximum(batch.mask.sum(), 1)
+        state = NormalisedState(
+            kinds=paid.state,
+            sum_of_squares=DECAY * state.sum_of_squares + (1.0 - DECAY) * squares,
+            weight=DECAY * state.weight + (1.0 - DECAY),
+        )
+        size = scale(state)
+        supposed = paid.supposed
+        if supposed is not None:
+            supposed = supposed.replace(reward=supposed.reward / size)
+        return paid.replace(state=state, bonus=paid.bonus / size, supposed=supposed)
+
+    def rarity(state: NormalisedState, keys: Array) -> Array:
+        return novelty.rarity(state.kinds, keys)
+
+    def metrics(state: NormalisedState) -> Metrics:
+        return novelty.metrics(state.kinds) | {"scale": scale(state)}
+
+    return Novelty(init=init, pay=pay, observe=observe, rarity=rarity, metrics=metrics)
+
+
+def scale(state: NormalisedState) -> Array:
+    """What bonuses are divided by, at least `SMALLEST`; 1 before the first update."""
+    mean_square = state.sum_of_squares / jnp.maximum(state.weight, 1e-9)
+    return jnp.where(state.weight > 0, jnp.maximum(jnp.sqrt(mean_square), SMALLEST), 1.0)
