@@ -294,8 +294,12 @@ def test_f14_the_first_batch_that_was_not_finite_is_kept() -> None:
 
 @pytest.mark.parametrize("path", sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py")))
 def test_every_config_builds_and_its_step_has_shapes(path: str) -> None:
-    agent = _build(path=f"configs/{path}")
-    spec = steps.state_spec(agent)
+    if path == "minigrid.py":  # no world has its integers, and its emulators are light
+        agent = agents.build(configs.load(f"configs/{path}", [("env.backend", "callback")]))
+        spec = jax.eval_shape(lambda state: state, steps.init_state(agent))
+    else:
+        agent = _build(path=f"configs/{path}")
+        spec = steps.state_spec(agent)
     state, outputs = jax.eval_shape(partial(act_learn_step, agent=agent), spec)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, spec)
     rows = (agent.environments.num_envs, agent.config.actor.num_steps)

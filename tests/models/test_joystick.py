@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS
+from learnmax_jax.acting.actions import ACTION_NAMES
+from learnmax_jax.acting.families import ATARI
 from learnmax_jax.models.joystick import BITS, action_bits
 
 
@@ -15,7 +16,7 @@ def test_s4_49_the_bits_of_all_18_actions_by_hand() -> None:
     assert BITS == ("UP", "RIGHT", "LEFT", "DOWN", "FIRE")
     found = action_bits(ACTION_NAMES)
     assert {name: "".join(map(str, bits)) for name, bits in zip(ACTION_NAMES, found, strict=True)} == expected
-    for names in ACTION_SETS.values():
+    for names in ATARI.action_sets.values():
         assert [found[ACTION_NAMES.index(name)] for name in names] == list(action_bits(names))
     assert np.linalg.matrix_rank(found) == 5
 
