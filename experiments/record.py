@@ -23,7 +23,7 @@ def main(settings: config.Settings, stop: lifecycle.StopWatcher) -> int:
     """Runs `recording.record`."""
     from learnmax_jax import recording
 
-    section = settings.as_configdict()
+    section = config.thaw(settings)
     section.env.protocol = PROTOCOL.value or settings.env.protocol
     return recording.record(
         config.check(section),

@@ -136,7 +136,7 @@ def _keeping(function: Callable, state: Any) -> Callable[[], Any]:
 
 def _search_figures(settings: config.Settings, rounds: int) -> dict[str, Any]:
     """Searches a second at 64 x 16 for two windows; the context's own pass is timed apart."""
-    section = settings.as_configdict()
+    section = config.thaw(settings)
     section.search.num_simulations = SEARCH_SIMULATIONS
     player = agents.build_player(config.Settings(section))
     observation = jnp.zeros((1, *player.environments.observation_shape), jnp.uint8)

@@ -116,6 +116,11 @@ def check(config: ml_collections.ConfigDict) -> Settings:
     return Settings(config)
 
 
+def thaw(settings: Settings) -> ml_collections.ConfigDict:
+    """A copy that may be changed; `as_configdict` hands out one that all its callers share."""
+    return ml_collections.ConfigDict(settings.to_dict())
+
+
 def dump(config: Settings, path: str | os.PathLike[str]) -> None:
     """Writes a config as json, whole or not at all."""
     target = pathlib.Path(path)

@@ -54,6 +54,6 @@ def stage_at(settings: config.Settings, step: int) -> Stage:
 
 
 def _with_length(settings: config.Settings, max_episode_steps: int) -> config.Settings:
-    changed: Any = settings.as_configdict()
+    changed: Any = config.thaw(settings)
     changed.env.max_episode_steps = max_episode_steps
     return config.Settings(changed)

@@ -76,7 +76,7 @@ class Evaluator:
           num_episodes: at least 1, each in an environment of its own.
           max_episode_steps: agent steps after which an episode is cut off.
         """
-        section = settings.as_configdict()
+        section = config.thaw(settings)
         section.env.num_envs, section.env.protocol = num_episodes, protocol
         section.env.max_episode_steps = max_episode_steps
         # Not xla: its program would be compiled anew for each evaluation's pool.
@@ -167,7 +167,7 @@ def restore(workdir: pathlib.Path) -> tuple[config.Settings, ModelParams, Array,
     Raises:
       BadInput: the folder holds no run or no checkpoint yet. StorageError: no checkpoint is good.
     """
-    settings = config.check(config.load_saved(workdir / "config.json").as_configdict())
+    settings = config.check(config.thaw(config.load_saved(workdir / "config.json")))
     with lifecycle.bad_input():
         agent = agents.build(settings)
     restored = checkpoints.restore(workdir / "checkpoints", steps.to_save(agent, steps.state_spec(agent)))

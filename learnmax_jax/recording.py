@@ -201,7 +201,7 @@ def _play_run(settings: config.Settings, workdir: pathlib.Path, begin: int) -> I
     from learnmax_jax import step as steps
 
     saved, params, _, _ = evaluation.restore(workdir)
-    section = saved.as_configdict()
+    section = config.thaw(saved)
     section.env = settings.env.to_dict()
     section.env.backend = "world" if settings.env.backend == "world" else "callback"
     section.actor.num_steps = settings.actor.num_steps

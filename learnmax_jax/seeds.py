@@ -67,7 +67,7 @@ def run(
         if stop.requested:
             raise lifecycle.Preempted(f"{workdir}: the same command continues")
         folder = workdir / f"seed-{seed}"
-        given = settings.as_configdict()
+        given = config.thaw(settings)
         given.seed = seed
         try:
             train.run(config.check(given), workdir=folder, stop=stop)

@@ -59,7 +59,7 @@ def restore(workdir: pathlib.Path, present: config.Settings) -> TrainState:
     saved = config.load_saved(workdir / "config.json")
     # A run's checkpoint holds more than its TrainState, and all of its config says what.
     try:
-        settings = _as_saved(saved, present) if "pretrain" in saved else config.check(saved.as_configdict())
+        settings = _as_saved(saved, present) if "pretrain" in saved else config.check(config.thaw(saved))
     except lifecycle.BadInput as complaint:
         raise lifecycle.BadInput(f"init.workdir={workdir}: its config.json: {complaint}") from complaint
     with lifecycle.bad_input():
@@ -73,14 +73,14 @@ def restore(workdir: pathlib.Path, present: config.Settings) -> TrainState:
 
 def _as_saved(saved: config.Settings, present: config.Settings) -> config.Settings:
     """The present config with all that shapes a TrainState as in the saved one."""
-    merged, known = present.as_configdict(), config_schema.flatten(present).keys()
+    merged, known = config.thaw(present), config_schema.flatten(present).keys()
     with merged.unlocked():
         for section in (*_OPTIONAL, "curriculum"):
             if section in merged:
                 del merged[section]
         for section in _OPTIONAL:
             if section in saved:
-                merged[section] = saved.as_configdict()[section]
+                merged[section] = config.thaw(saved)[section]
         for name, value in config_schema.flatten(saved).items():
             if name in known and _SHAPING.fullmatch(name):
                 section, _, field = name.rpartition(".")

@@ -366,4 +366,12 @@ def test_a_tuple_survives_the_file(tmp_path: pathlib.Path) -> None:
     config.dump(given, tmp_path / "config.json")
     saved = config.load_saved(tmp_path / "config.json")
     assert saved.pretrain.held_out_actions == (3, 4) and not config.diff(saved, given)
-    config.check(saved.as_configdict())
+    config.check(config.thaw(saved))
+
+
+def test_a_thawed_config_is_nobody_elses() -> None:
+    settings = config.load(BASE)
+    changed = config.thaw(settings)
+    changed.env.num_envs, changed.seed = 1, 7
+    assert settings.env.num_envs == config.thaw(settings).env.num_envs == 64
+    assert config.diff(settings, config.Settings(config.thaw(settings))) == {}

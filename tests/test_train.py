@@ -400,7 +400,7 @@ def test_f33_seeds_decide_the_emulators_too() -> None:
 
 def play(agent: agents.Agent, seed: int, act_learn_step: Any, *, num_steps: int) -> tuple[str, str]:
     """Hashes of all transitions and of the learner after a run from a seed."""
-    section = agent.config.as_configdict()
+    section = config.thaw(agent.config)
     section.seed = seed
     state = steps.init_state(dataclasses.replace(agent, config=config.Settings(section)))
     transitions = []
