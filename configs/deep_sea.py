@@ -12,6 +12,7 @@ from configs import smoke
 
 # The kinds of exploration that are compared, each alone; `none` plays at beta 0 only, so that nobody wants novelty.
 KINDS = ("none", "counts", "coin_flip", "disagreement", "optimism")
+ALL_KINDS = (*KINDS, "random")  # and nothing but random actions
 
 
 def get_config() -> ConfigDict:
@@ -94,8 +95,8 @@ def explore(config: ConfigDict, kind: str, search: str) -> ConfigDict:
 
     Search `q_only` is none, and nothing is learned but Q: a DQN on the same net, without a model.
     """
-    if kind not in (*KINDS, "random"):
-        raise ValueError(f"kind={kind}: unknown. Allowed: {', '.join(KINDS)}, random.")
+    if kind not in ALL_KINDS:
+        raise ValueError(f"kind={kind}: unknown. Allowed: {', '.join(ALL_KINDS)}.")
     counts = config.counts
     with config.unlocked():
         if kind not in ("counts", "none", "random"):  # counts that nobody wants: the same program, wanted by none

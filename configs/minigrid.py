@@ -29,7 +29,6 @@ def variant(kind: str, search: str) -> ConfigDict:
     config.tokenizer.code_dim = 11
     config.dynamics.width = 64
     config.dynamics.head_width = 128
-    config.counts.num_levels = 256
     config.returns.extrinsic_discount = 0.99
     config.search.num_simulations = 8
     config.search.max_num_considered_actions = 4

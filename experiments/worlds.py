@@ -38,7 +38,7 @@ def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
     """Runs `world_table.run`."""
     from learnmax_jax import world_table
 
-    known = {"kinds": (KINDS.value, (*deep_sea.KINDS, "random")), "searches": (SEARCHES.value, ALL_SEARCHES)}
+    known = {"kinds": (KINDS.value, deep_sea.ALL_KINDS), "searches": (SEARCHES.value, ALL_SEARCHES)}
     for name, (given, allowed) in known.items():
         for each in given:
             if each not in allowed:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from learnmax_jax import config_checks, config_schema
 from learnmax_jax.acting import actor, envs
 from learnmax_jax.acting.actor import ActorState, ActOutput
+from learnmax_jax.config import steps_per_call
 from learnmax_jax.exploration import normalise, novelty
 from learnmax_jax.exploration.kind import Parts
 from learnmax_jax.exploration.novelty import Novelty
@@ -177,7 +178,7 @@ def build(config: Any) -> Agent:
             **{name: config.replay[name] for name in ring},
         ),
         novelty=kinds,
-        steps_per_call=config.env.num_envs * config.actor.num_steps,
+        steps_per_call=steps_per_call(config),
         updates_per_step=config_checks.updates_per_step(config),
         act=partial(player.act, observe=kinds.observe),
         supervise=supervise,

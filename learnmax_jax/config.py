@@ -116,6 +116,16 @@ def check(config: ml_collections.ConfigDict) -> Settings:
     return Settings(config)
 
 
+def steps_per_call(settings: Settings) -> int:
+    """Env steps of one act-learn step."""
+    return settings.env.num_envs * settings.actor.num_steps
+
+
+def num_steps(settings: Settings) -> int:
+    """Act-learn steps that spend the budget of env steps."""
+    return -(-settings.num_env_steps // steps_per_call(settings))
+
+
 def thaw(settings: Settings) -> ml_collections.ConfigDict:
     """A copy that may be changed; `as_configdict` hands out one that all its callers share."""
     return ml_collections.ConfigDict(settings.to_dict())

@@ -95,7 +95,9 @@ def _check_curriculum(config: Any) -> None:
     if not section:
         return
     name, lengths = "curriculum.lengths", section["lengths"]
-    if config.env.backend == "world" or config.env.game.startswith("MiniGrid-"):
+    from learnmax_jax.acting import families
+
+    if config.env.backend == "world" or families.find(config.env.game).pays_by_time_limit:
         why = f"{config.env.game}'s time limit is its own, or part of what it pays"
         raise error(name, lengths, why, "Atari games", "no section curriculum")
     rising = (*lengths, config.env.max_episode_steps)

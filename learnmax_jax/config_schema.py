@@ -294,6 +294,13 @@ def world(game: str, fields: Mapping[str, Field]) -> Section:
     return Section("world", fields, {"env.backend": "world", "env.game": game})
 
 
+_COARSE_FRAME = {
+    "grid_height": count("cells", "[1, 84]"),
+    "grid_width": count("cells", "[1, 84]"),
+    "num_levels": count("grey levels", "[2, 256]"),
+}
+_KEY_TABLES = {"table_size": count("keys"), "episodic_table_size": count("keys an environment")}
+
 SECTIONS: tuple[Section, ...] = (
     # A fresh run starts from what another one has learned.
     Section("init", {"workdir": text(), "parts": choice("all", "tokenizer")}),
@@ -324,29 +331,21 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "counts",
         {
-            "table_size": count("keys"),
-            "episodic_table_size": count("keys an environment"),
-            "grid_height": count("cells", "[1, 84]"),
-            "grid_width": count("cells", "[1, 84]"),
-            "num_levels": count("grey levels", "[2, 256]"),
+            **_KEY_TABLES,
+            **_COARSE_FRAME,
         },
     ),
     Section(
         "patch_counts",
         {
-            "grid_height": count("cells", "[1, 84]"),
-            "grid_width": count("cells", "[1, 84]"),
-            "num_levels": count("grey levels", "[2, 256]"),
+            **_COARSE_FRAME,
         },
     ),
     Section(
         "action_keys",
         {
-            "table_size": count("keys"),
-            "episodic_table_size": count("keys an environment"),
-            "grid_height": count("cells", "[1, 84]"),
-            "grid_width": count("cells", "[1, 84]"),
-            "num_levels": count("grey levels", "[2, 256]"),
+            **_KEY_TABLES,
+            **_COARSE_FRAME,
             "width": count("hidden units"),
             "num_features": count("features"),
             "num_bins": count("steps of a feature", "[2, 256]"),
@@ -359,9 +358,7 @@ SECTIONS: tuple[Section, ...] = (
         {
             "num_flips": count("coins a row"),
             "width": count("hidden units"),
-            "grid_height": count("cells", "[1, 84]"),
-            "grid_width": count("cells", "[1, 84]"),
-            "num_levels": count("grey levels", "[2, 256]"),
+            **_COARSE_FRAME,
             "learning_rate": number("[0, 1]"),
         },
     ),

@@ -31,13 +31,12 @@ def stages(settings: config.Settings) -> list[Stage]:
 
     A stage's end is rounded up to whole act-learn steps; stages behind num_env_steps are left out.
     """
-    steps_per_call = settings.env.num_envs * settings.actor.num_steps
-    num_steps = -(-settings.num_env_steps // steps_per_call)
+    num_steps = config.num_steps(settings)
     lengths: tuple[int, ...] = ()
     steps_a_stage = num_steps
     if "curriculum" in settings:
         lengths = tuple(settings.curriculum.lengths)
-        steps_a_stage = -(-settings.curriculum.env_steps_a_stage // steps_per_call)
+        steps_a_stage = -(-settings.curriculum.env_steps_a_stage // config.steps_per_call(settings))
     made = []
     for number, length in enumerate((*lengths, settings.env.max_episode_steps)):
         first = number * steps_a_stage

@@ -6,9 +6,6 @@
 <out>/seeds.md                  a table a game; Montezuma's Revenge beside the published curves
 """
 
-import csv
-import importlib.resources
-import io
 import math
 import pathlib
 import statistics
@@ -17,9 +14,8 @@ from typing import Any
 
 import jax
 
-from learnmax_jax import config, lifecycle, metrics, provenance, results, train
+from learnmax_jax import config, lifecycle, metrics, provenance, published, results, train
 
-MONTEZUMA = "MontezumaRevenge-v5"  # what the published curves are of
 # Points, the mean of the last 100 episodes: the key, key and door, what DreamerV3 ends at.
 MILESTONES = (100, 350, 2400)
 _CURVE = (
@@ -127,19 +123,12 @@ def milestones(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def published() -> dict[str, list[dict[int, int | None]]]:
+def published_milestones() -> dict[str, list[dict[int, int | None]]]:
     """Published agents on Montezuma's Revenge: for each seed, frames to each milestone (None: never)."""
-    text = importlib.resources.files("learnmax_jax.data").joinpath("montezuma_published.csv").read_text("utf-8")
-    curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    for row in csv.DictReader(io.StringIO(text)):
-        curves.setdefault((row["agent"], row["seed"]), []).append((int(row["frames"]), float(row["mean_score"])))
     by_agent: dict[str, list[dict[int, int | None]]] = {}
-    for (agent, _), curve in curves.items():
+    for (agent, _), curve in published.curves().items():
         by_agent.setdefault(agent, []).append(
-            {
-                wanted: next((frames for frames, score in sorted(curve) if score >= wanted), None)
-                for wanted in MILESTONES
-            }
+            {wanted: next((frames for frames, score in curve if score >= wanted), None) for wanted in MILESTONES}
         )
     return by_agent
 
@@ -158,7 +147,7 @@ def write_markdown(out: pathlib.Path) -> None:
 
 def _table(game: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """A game's table; the published curves are Montezuma's."""
-    scores = MILESTONES if game == MONTEZUMA else ()
+    scores = MILESTONES if game == published.GAME else ()
     header = ["run", "seeds", "frames", "first reward at", "9 of 10 episodes paid at"]
     header += [f"average {score} at" for score in scores]
     header += ["best explorer", "rooms", "places", "updates", "hours"]
@@ -178,7 +167,7 @@ def _table(game: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> str
                 f"{statistics.median(line['hours'] for line in lines):.2f}",
             ]
         )
-    for agent, seeds in published().items() if game == MONTEZUMA else ():
+    for agent, seeds in published_milestones().items() if game == published.GAME else ():
         reached = [_reached([seed[score] for seed in seeds]) for score in scores]
         rows.append([f"{agent} (published)", str(len(seeds)), "200,000,000", "-", "-", *reached, *["-"] * 5])
     return results.markdown(header, rows)

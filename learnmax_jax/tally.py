@@ -17,7 +17,6 @@ class Tally:
     Attributes:
       num_updates: of the learner, ever.
       num_episodes: finished, ever.
-      num_env_steps: counted, ever.
       first_paid_step: env steps when a reward above 0 first came, to anybody; None before.
       seconds: wall time of the run up to its last checkpoint.
       rooms: numbers of all rooms seen in play (emulator RAM; a report, nothing learns from it).
@@ -29,7 +28,6 @@ class Tally:
 
     num_updates: int = 0
     num_episodes: int = 0
-    num_env_steps: int = 0
     first_paid_step: int | None = None
     seconds: float = 0.0
     rooms: set[int] = dataclasses.field(default_factory=set)
@@ -41,8 +39,8 @@ class Tally:
     depth_means: list[float] = dataclasses.field(default_factory=list)
     depth_max: int = 0
 
-    def add(self, act: ActOutput, num_updates: int) -> None:
-        """Counts one act phase `[E, T, ...]` of numpy arrays."""
+    def add(self, act: ActOutput, num_updates: int, *, first_env_step: int) -> None:
+        """Counts one act phase `[E, T, ...]` of numpy arrays, before which there were `first_env_step` steps."""
         rows = act.transitions
         ended = rows.last & rows.valid
         exploits = rows.beta == 0
@@ -50,8 +48,7 @@ class Tally:
         self.last_scores = (self.last_scores + act.episode_score[ended & exploits].tolist())[-LAST_EPISODES:]
         paid = (rows.reward > 0).any(axis=0)
         if self.first_paid_step is None and paid.any():
-            self.first_paid_step = self.num_env_steps + (int(paid.argmax()) + 1) * len(rows.reward)
-        self.num_env_steps += rows.reward.size
+            self.first_paid_step = first_env_step + (int(paid.argmax()) + 1) * len(rows.reward)
         self.explorer_scores.extend(act.episode_score[ended & ~exploits].tolist())
         self.lengths.extend((rows.episode_step[ended] + 1).tolist())
         self.depth_means.append(float(act.depth_mean.mean()))

@@ -68,8 +68,8 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
     with lifecycle.locked(workdir):
         _check_workdir(settings, workdir)
         done = checkpoints.newest_good_step(workdir / "checkpoints") or 0
-        if done >= num_steps(settings):
-            print(f"{workdir}: finished, {done * steps_per_call(settings):,} env steps", flush=True)
+        if done >= config.num_steps(settings):
+            print(f"{workdir}: finished, {done * config.steps_per_call(settings):,} env steps", flush=True)
             return lifecycle.DONE
         with lifecycle.bad_input():
             current = curriculum.stage_at(settings, done)
@@ -94,16 +94,6 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
                         agent, state = _next_stage(stage, state)
                     state = run.loop(agent, state, stage.last_step)
     return lifecycle.DONE
-
-
-def steps_per_call(settings: config.Settings) -> int:
-    """Env steps of one act-learn step."""
-    return settings.env.num_envs * settings.actor.num_steps
-
-
-def num_steps(settings: config.Settings) -> int:
-    """Act-learn steps that spend the budget of env steps."""
-    return -(-settings.num_env_steps // steps_per_call(settings))
 
 
 def _check_workdir(settings: config.Settings, workdir: pathlib.Path) -> None:
@@ -263,7 +253,7 @@ class Run:
                 self.report(scalars, step, due=last)
                 if saves or last or self.stop.requested:
                     self.save(state, outputs, step)
-                    if self.stop.requested and step < num_steps(agent.config):
+                    if self.stop.requested and step < config.num_steps(agent.config):
                         raise lifecycle.Preempted(f"saved step {step} in {self.workdir}; the same command continues")
                     self.stop.set_at_stake(False)
         return state
@@ -281,7 +271,7 @@ class Run:
         if not finite:
             raise self.failure(outputs, state, step)
         self.writer.append(act.transitions)
-        self.tally.add(act, int(num_updates))
+        self.tally.add(act, int(num_updates), first_env_step=(step - 1) * self.agent.steps_per_call)
         self.visited.add(act)
         # Before the first update the learner's numbers mean nothing.
         return {name: value if num_updates else None for name, value in scalars.items()}

@@ -19,7 +19,7 @@ def _stages(*fields: tuple[str, object]) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("num_steps", [3, 4, 7, 100])
 def test_stages_follow_each_other_and_cover_the_run(num_steps: int) -> None:
-    per_call = train.steps_per_call(runs.tiny())
+    per_call = config.steps_per_call(runs.tiny())
     made = _stages(
         ("num_env_steps", num_steps * per_call),
         ("curriculum.lengths", (5, 50)),
@@ -32,7 +32,7 @@ def test_stages_follow_each_other_and_cover_the_run(num_steps: int) -> None:
 
 def test_without_the_section_a_run_is_one_stage() -> None:
     settings = runs.tiny()
-    assert _stages() == [(0, train.num_steps(settings), settings.env.max_episode_steps)]
+    assert _stages() == [(0, config.num_steps(settings), settings.env.max_episode_steps)]
 
 
 @pytest.mark.parametrize("lengths", [(50, 5), (5, 5), (5, 27_000)])
@@ -53,7 +53,7 @@ def test_s4_55_a_run_in_two_stages_traces_twice_and_cuts_episodes_off(
         return traced(*args, **kwargs)
 
     monkeypatch.setattr(steps, "act_learn_step", counting)
-    per_call = train.steps_per_call(runs.tiny())
+    per_call = config.steps_per_call(runs.tiny())
     fields = (
         ("env.backend", "xla"),
         ("env.game", "Pong-v5"),

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from learnmax_jax import config, lifecycle, provenance, results, seeds, train
+from learnmax_jax import config, lifecycle, provenance, published, results, seeds, train
 from tests import runs
 
 
@@ -42,7 +42,7 @@ def test_milestones_by_hand() -> None:
 
 def test_published_milestones_are_those_of_the_anchors() -> None:
     """DreamerV3: medians of 3.4M frames to 100 and 4.8M to 350, four of six to 2,400; MuZero never."""
-    known = seeds.published()
+    known = seeds.published_milestones()
     dreamer = known["dreamerv3"]
     assert len(dreamer) == 6 and len(known["ppo_fixhp"]) == 5
     assert 3.2e6 < statistics.median(seed[100] for seed in dreamer) < 3.6e6
@@ -84,7 +84,7 @@ def test_a_claim_of_two_seeds_is_written_beside_the_published_ones(
     table = (tmp_path / "out" / "seeds.md").read_text()
     assert "### scripted" in table and "| mine | 2 | 8,000 | 2,800 (2 of 2) | never (0 of 2) |" in table
     assert "published" not in table
-    montezuma = [line | {"game": seeds.MONTEZUMA} for line in lines]
+    montezuma = [line | {"game": published.GAME} for line in lines]
     results.write(tmp_path / "out" / "seeds.jsonl", montezuma)
     seeds.write_markdown(tmp_path / "out")
     table = (tmp_path / "out" / "seeds.md").read_text()

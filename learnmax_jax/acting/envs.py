@@ -23,26 +23,14 @@ import numpy as np
 from learnmax_jax.acting import backends, families
 from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS
 from learnmax_jax.acting.backends import EmulatorState, Frame
-from learnmax_jax.acting.families import FRAME_SKIP
+from learnmax_jax.acting.families import PROTOCOLS
+from learnmax_jax.acting.probes import probe_ram
 from learnmax_jax.types import Array, Environments, TimeStep
 from learnmax_jax.worlds import deep_sea, key_door, scripted, sprites, table
 
 __all__ = ["ACTION_NAMES", "ACTION_SETS", "BACKENDS", "PROTOCOLS", "WORLDS", "EmulatorState", "check", "make"]
 
 BACKENDS = ("xla", "callback", "host", "world")
-
-# `standard` is the protocol with sticky actions and up to 30 no-ops at the start, all 18 actions
-# and no sign of lost lives (Machado et al. 2018, https://arxiv.org/abs/1709.06009);
-# `deterministic` has nothing random left (noop_max 0 crashes EnvPool; 1 means none).
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "standard": {"repeat_action_probability": 0.25, "noop_max": 30, "use_fire_reset": False, "frame_skip": FRAME_SKIP},
-    "deterministic": {
-        "repeat_action_probability": 0.0,
-        "noop_max": 1,
-        "use_fire_reset": False,
-        "frame_skip": FRAME_SKIP,
-    },
-}
 
 WORLDS: dict[str, Callable[..., Environments]] = {
     "scripted": scripted.make,
@@ -97,9 +85,9 @@ def check(
         allowed = tuple(family.action_sets)
         raise ValueError(f"env.action_set={action_set!r}: {game} has none. Allowed: {allowed}. Nearest: {allowed[-1]}")
     if protocol not in family.protocols:
-        known = family.protocols
+        known = tuple(family.protocols)
         raise ValueError(f"env.protocol={protocol}: {game} has none. Allowed: {known}. Nearest: {known[0]}")
-    if zero_discount_on_life_loss and family is not families.ATARI:
+    if zero_discount_on_life_loss and not family.has_lives:
         raise ValueError(f"env.zero_discount_on_life_loss=True: {game} has no lives. Allowed: False. Nearest: False")
     refuse_64_bit(backend, game)
 
@@ -177,7 +165,7 @@ def make(
             seeds=_draw_seeds(rng_key, num_envs),
             num_threads=num_threads,
             max_episode_steps=max_episode_steps,
-            **(PROTOCOLS[protocol] if family is families.ATARI else {}),
+            **family.protocols[protocol],
         )
 
     def tell(frame: Frame, lives_before: Any) -> TimeStep:
@@ -205,7 +193,7 @@ def make(
 
 
 def make_pool(game: str, *, seeds: list[int], num_threads: int, max_episode_steps: int, **protocol: Any) -> Any:
-    """Makes EnvPool's own pool, one environment for each seed; `protocol` as in `PROTOCOLS`."""
+    """Makes EnvPool's own pool, one environment for each seed; `protocol` is one of its family's."""
     import envpool
 
     return envpool.make(
@@ -247,7 +235,7 @@ def make_time_step(frame: Frame, lives_before: Any, *, game: str, zero_discount_
         discount=1 - no_bootstrap.astype("float32"),
         first=first,
         last=terminated | frame.truncated,
-        probe=families.find(game).probe(game, frame),
+        probe=probe_ram(game, frame.ram, frame.lives),
     )
 
 

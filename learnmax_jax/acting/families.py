@@ -13,14 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS
+from learnmax_jax.acting.actions import ACTION_SETS
 from learnmax_jax.acting.backends import Answer, Frame
-from learnmax_jax.acting.probes import probe_ram
-from learnmax_jax.types import Probe
 
 FRAME_SKIP = 4  # emulator frames an action lasts (Mnih et al. 2015)
 FRAME_SIZE = 84  # height and width (Mnih et al. 2015, https://doi.org/10.1038/nature14236)
 VIEW_SIZE, VIEW_CHANNELS = 7, 3  # cells a side; object, colour, state (Chevalier-Boisvert et al. 2023)
+
+
+# `standard` is the protocol with sticky actions and up to 30 no-ops at the start, all 18 actions
+# and no sign of lost lives (Machado et al. 2018, https://arxiv.org/abs/1709.06009);
+# `deterministic` has nothing random left (noop_max 0 crashes EnvPool; 1 means none).
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "standard": {"repeat_action_probability": 0.25, "noop_max": 30, "use_fire_reset": False, "frame_skip": FRAME_SKIP},
+    "deterministic": {
+        "repeat_action_probability": 0.0,
+        "noop_max": 1,
+        "use_fire_reset": False,
+        "frame_skip": FRAME_SKIP,
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,24 +41,26 @@ class Family:
 
     Attributes:
       action_sets: A -> names.
-      protocols: those that change anything; the others are refused.
+      protocols: their names, and what each adds to the options.
+      has_lives: games may take a life without ending.
+      pays_by_time_limit: what a game pays depends on env.max_episode_steps.
       observation_shape: (H, W, C). observation_levels: its integers are below this.
       frames_per_step: emulator frames an action lasts.
       options: arguments of envpool.make beside the common ones.
       read: EnvPool's answer -> Frame, numpy or traced.
       frame_shapes: B -> the shapes of a Frame, field by field.
-      probe: (game, Frame) -> Probe.
     """
 
     action_sets: dict[int, tuple[str, ...]]
-    protocols: tuple[str, ...]
+    protocols: dict[str, dict[str, Any]]
+    has_lives: bool
+    pays_by_time_limit: bool
     observation_shape: tuple[int, int, int]
     observation_levels: int
     frames_per_step: int
     options: dict[str, Any]
     read: Callable[[Answer], Frame]
     frame_shapes: Callable[[int], tuple[jax.ShapeDtypeStruct, ...]]
-    probe: Callable[[str, Frame], Probe]
 
     def emulator_actions(self, action_set: int) -> np.ndarray:
         """Numbers `[A]` int32 of a set's actions in the emulator's order: the emulator's action for each of ours."""
@@ -109,8 +123,10 @@ def _frame_shapes(observation_shape: tuple[int, int, int], ram: tuple[int, Any])
 
 
 ATARI = Family(
-    action_sets={size: names for size, names in ACTION_SETS.items() if set(names) <= set(ACTION_NAMES)},
-    protocols=("standard", "deterministic"),
+    action_sets=ACTION_SETS,
+    protocols=PROTOCOLS,
+    has_lives=True,
+    pays_by_time_limit=False,
     observation_shape=(FRAME_SIZE, FRAME_SIZE, 1),
     observation_levels=256,
     frames_per_step=FRAME_SKIP,
@@ -125,17 +141,17 @@ ATARI = Family(
     },
     read=_read_atari,
     frame_shapes=_frame_shapes((FRAME_SIZE, FRAME_SIZE, 1), (128, jnp.uint8)),
-    probe=lambda game, frame: probe_ram(game, frame.ram, frame.lives),
 )
 _VIEW = VIEW_SIZE * VIEW_SIZE * VIEW_CHANNELS + 1
 MINIGRID = Family(
-    action_sets={7: ACTION_SETS[7]},
-    protocols=("deterministic",),  # nothing is sticky; every episode has a grid of its own all the same
+    action_sets={7: ("LEFT TURN", "RIGHT TURN", "FORWARD", "PICK UP", "DROP", "TOGGLE", "DONE")},
+    protocols={"deterministic": {}},  # nothing is sticky; every episode has a grid of its own all the same
+    has_lives=False,
+    pays_by_time_limit=True,
     observation_shape=(1, 1, _VIEW),
     observation_levels=11,  # kinds of objects
     frames_per_step=1,
     options={},
     read=_read_minigrid,
     frame_shapes=_frame_shapes((1, 1, _VIEW), (2, jnp.uint8)),
-    probe=lambda game, frame: probe_ram(game, frame.ram, frame.lives),
 )

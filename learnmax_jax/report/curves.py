@@ -1,9 +1,7 @@
 """The curves of a report, as PNG images."""
 
-import csv
 import dataclasses
 import fnmatch
-import importlib.resources
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from learnmax_jax import published
 from learnmax_jax.report.folder import Folder, Missing, is_number
-
-MONTEZUMA = "MontezumaRevenge-v5"  # what the published curves are of
 
 _DOTS_AN_INCH = 144
 _FIRST_FRAME, _LAST_FRAME = 1e4, 2e8  # the published curves start at 1e5 or 4e5 and end there
@@ -86,11 +83,11 @@ def draw_score(folder: Folder) -> bytes:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xscale("log")  # before the limits: they are kept in the scale's own numbers
-    if folder.setting("env.game") == MONTEZUMA:
+    if folder.setting("env.game") == published.GAME:
         named = set()
-        for (agent, _), (frames, scores) in published().items():
+        for (agent, _), curve in published.curves().items():
             label, colour = _PUBLISHED[agent]
-            axes.plot(frames, scores, color=colour, alpha=0.55, linewidth=0.9, label=None if agent in named else label)
+            axes.plot(*zip(*curve), color=colour, alpha=0.55, linewidth=0.9, label=None if agent in named else label)
             named.add(agent)
         first = min(x[0] for x, _ in ours.values() if x)
         axes.set_xlim(min(_FIRST_FRAME, 0.8 * first), _LAST_FRAME)
@@ -117,17 +114,6 @@ def draw_panels(folder: Folder) -> tuple[dict[str, bytes], list[str]]:
         elif not panel.title.startswith(("Held out", "Other")):
             empty.append(panel.title)
     return drawn, empty
-
-
-def published() -> dict[tuple[str, str], tuple[list[float], list[float]]]:
-    """(agent, seed) -> (frames, mean scores), see data/README.md."""
-    text = importlib.resources.files("learnmax_jax.data").joinpath("montezuma_published.csv").read_text()
-    curves: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
-    for line in csv.DictReader(io.StringIO(text)):
-        frames, scores = curves.setdefault((line["agent"], line["seed"]), ([], []))
-        frames.append(float(line["frames"]))
-        scores.append(float(line["mean_score"]))
-    return curves
 
 
 def series(folder: Folder, column: str) -> tuple[list[float], list[float]]:

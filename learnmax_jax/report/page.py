@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageSequence
 
-from learnmax_jax import config_schema, provenance
+from learnmax_jax import config_schema, provenance, published
 from learnmax_jax.lifecycle import StorageError
 from learnmax_jax.report import code_sheet, curves, maps
 from learnmax_jax.report.folder import Folder, Missing, is_number, step_of
@@ -138,7 +138,7 @@ def _head(folder: Folder) -> str:
 def _score(folder: Folder) -> str:
     """Ours on the published axes."""
     drawn = _image(curves.draw_score(folder), "score over frames")
-    if folder.setting("env.game") != curves.MONTEZUMA:
+    if folder.setting("env.game") != published.GAME:
         return f"<figure>{drawn}</figure><p class='small'>The published curves are of another game.</p>"
     note = (
         "Thin: published curves, one line a seed (scores folder of danijar/dreamerv3, MIT licence; sticky actions "
