@@ -41,5 +41,6 @@ def draw_updates_to_99(lines: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot(*zip(*found, strict=True), ".", color=drawn.get_color())
     axes.set_xlabel("|S| x |A|")
     axes.set_ylabel("updates until 99% are right")
-    axes.legend(frameon=False)
+    if points:
+        axes.legend(frameon=False)
     return figure

@@ -36,11 +36,11 @@ class Table:
     columns: Mapping[str, str]
 
 
-_SPRITES = {
+_SMALL_SPRITES = {
     "env.backend": "world",
     "env.game": "sprites",
     "world.seed": "0",
-    "world.size": "84",
+    "world.size": "56",
     "world.num_rooms": "2",
     "world.player_size": "8",
     "world.skull_size": "9",
@@ -48,6 +48,7 @@ _SPRITES = {
     "world.speed": "3",
     "world.max_length": "128",
 }
+_SPRITES = {**_SMALL_SPRITES, "world.size": "84"}
 _KEY_DOOR = {
     "env.backend": "world",
     "env.game": "key_door",
@@ -93,6 +94,7 @@ RECORDINGS: dict[str, Recording] = {
     "route-deterministic": Recording("route", 131_072, {"env.protocol": "deterministic"}),
     "jumpy-standard": Recording("jumpy", 131_072, {"env.protocol": "standard"}),
     "sprites": Recording("jumpy", 65_536, _SPRITES),
+    "sprites-56": Recording("jumpy", 65_536, {**_SMALL_SPRITES, "tokenizer.num_groups": "50"}),
     "key-door": Recording("random", 65_536, _KEY_DOOR),
     **{f"table-{size}": Recording("random", 65_536, _random_table(size)) for size in _TABLE_SIZES},
 }
@@ -126,17 +128,19 @@ _MODEL_ONLY = {
 _FRAME = {"tokenizer.layout": "frame", "tokenizer.num_groups": "32"}
 _PLAIN = {"tokenizer.background": "none"}
 _PATCHES = {**_PLAIN, "tokenizer.layout": "patch", "tokenizer.num_groups": "1", "tokenizer.num_codes": "256"}
-# Attention over patches costs many times a frame's token.
+# Attention over patches costs many times a frame's token: few of them, of a small world.
 _FEW_PATCHES = {
+    **_SMALL_SPRITES,
     **_PATCHES,
     "tokenizer.patch_size": "14",
-    "learner.batch_size": "4",
+    "learner.batch_size": "8",
     "learner.sequence_length": "16",
-    "learner.replay_ratio": "0.125",
-    "learner.num_unrolls": "1",
+    "learner.replay_ratio": "0.25",
+    "learner.num_unrolls": "2",
     "pretrain.tokenizer_updates": "300",
-    "pretrain.model_updates": "200",
-    "pretrain.examine_every_updates": "500",
+    "pretrain.model_updates": "1200",
+    "pretrain.examine_every_updates": "1500",
+    "pretrain.checkpoint_every_updates": "500",
 }
 
 TABLES: dict[str, Table] = {
@@ -235,12 +239,12 @@ TABLES: dict[str, Table] = {
         columns={"player recall": "recall", "position error, pixels": "position_error", **_PREDICTION_COLUMNS},
     ),
     "positions": Table(
-        title="Where a patch is: 6x6 grid, one vector a patch, rows and columns, or nothing",
+        title="Where a patch is, world R in 4x4 patches: one vector a patch, rows and columns, or nothing",
         shared=_FEW_PATCHES,
         rows={
-            "learned, 1-D": (_ROUTE, {}),
-            "rows and columns, 2-D": (_ROUTE, {"dynamics.token_position": "rows_columns"}),
-            "none": (_ROUTE, {"dynamics.token_position": "none"}),
+            "learned, 1-D": ("sprites-56", {}),
+            "rows and columns, 2-D": ("sprites-56", {"dynamics.token_position": "rows_columns"}),
+            "none": ("sprites-56", {"dynamics.token_position": "none"}),
         },
         columns=_PREDICTION_COLUMNS,
     ),

@@ -5,6 +5,7 @@
 <out>/<table>.png       of tables that are read better as curves
 """
 
+import dataclasses
 import math
 import pathlib
 import time
@@ -13,8 +14,8 @@ from typing import Any
 
 import jax
 
-from learnmax_jax import config, lifecycle, metrics, pretrain, recording, results, table_plots
-from learnmax_jax.table_rows import RECORDINGS, TABLES
+from learnmax_jax import config, lifecycle, metrics, pretrain, provenance, recording, results, table_plots
+from learnmax_jax.table_rows import RECORDINGS, TABLES, Table
 
 CONFIG = "configs/pretrain.py"
 
@@ -32,10 +33,12 @@ def run(
 ) -> int:
     """Runs what is missing of a table, row by row, and writes it after each run.
 
+    What has a line made by the same command is not run again, whatever has become of its folder.
+
     Args:
       name: of the table.
       data: the data sets' folders are in it, or are recorded there.
-      workdir: a folder a run is made under it; finished ones are not run again.
+      workdir: a folder a run is made under it.
       out: where the table is written.
       seeds: of every row.
       rows: the rows to run; all if empty.
@@ -52,30 +55,62 @@ def run(
     for row in rows:
         if row not in table.rows:
             raise lifecycle.BadInput(f"--row={row}: unknown. Allowed: {'; '.join(table.rows)}.")
-    wanted = [(row, seed) for seed in seeds for row in (rows or table.rows)]
+    done = {line["command"] for line in results.read(out / f"{name}.jsonl")}
+    every = [
+        _Run(table, row, seed, data, workdir / name / f"{_slug(row)}-seed{seed}", overrides)
+        for seed in seeds
+        for row in (rows or table.rows)
+    ]
+    wanted = [each for each in every if each.command not in done]
     begin = time.monotonic()
-    for number, (row, seed) in enumerate(wanted):
+    for number, each in enumerate(wanted):
         left = (time.monotonic() - begin) / number * (len(wanted) - number) if number else math.nan
-        print(f"run {number + 1} of {len(wanted)}: {row}, seed {seed}, {left:,.0f} s left", flush=True)
-        source, own = table.rows[row]
-        record(source, data, stop)
-        fields = {**table.shared, **own, **dict(overrides), "seed": str(seed)}
-        folder = workdir / name / f"{_slug(row)}-seed{seed}"
-        settings = config.load(CONFIG, list(fields.items()))
-        pretrain.run(settings, data=data / source, workdir=folder, stop=stop)
+        print(f"run {number + 1} of {len(wanted)}: {each.row}, seed {each.seed}, {left:,.0f} s left", flush=True)
+        record(each.source, data, stop)
+        settings = config.load(CONFIG, list(each.fields.items()))
+        pretrain.run(settings, data=data / each.source, workdir=each.folder, stop=stop)
         jax.clear_caches()  # programs of other shapes
-        given = " ".join(f"--config.{field}={value}" for field, value in fields.items())
         result = {
-            "row": row,
-            "seed": seed,
+            "row": each.row,
+            "seed": each.seed,
             "set": [f"{field}={value}" for field, value in overrides],
-            "command": f"python -m experiments.pretrain --data={data / source} --workdir={folder} {given}",
-            "figures": _figures(folder, settings),
+            "command": each.command,
+            "commit": provenance.commit(),
+            "figures": _figures(each.folder, settings),
         }
         results.put(out / f"{name}.jsonl", result, known_by=("row", "seed"))
         write_markdown(name, out)
         write_page(out)
     return lifecycle.DONE
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A row from one seed, as `run` takes it."""
+
+    table: Table
+    row: str
+    seed: int
+    data: pathlib.Path
+    folder: pathlib.Path
+    overrides: Sequence[tuple[str, str]]
+
+    @property
+    def source(self) -> str:
+        """The data set's name."""
+        return self.table.rows[self.row][0]
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Of the config, dotted name -> value; the later ones win."""
+        own = self.table.rows[self.row][1]
+        return {**self.table.shared, **own, **dict(self.overrides), "seed": str(self.seed)}
+
+    @property
+    def command(self) -> str:
+        """What runs it alone."""
+        given = " ".join(f"--config.{field}={value}" for field, value in self.fields.items())
+        return f"python -m experiments.pretrain --data={self.data / self.source} --workdir={self.folder} {given}"
 
 
 def record(name: str, data: pathlib.Path, stop: lifecycle.StopWatcher) -> None:

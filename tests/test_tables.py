@@ -88,3 +88,36 @@ def test_unknown_tables_and_rows_are_refused(tmp_path: pathlib.Path, name: str, 
             overrides=[],
             stop=lifecycle.StopWatcher(),
         )
+
+
+def test_what_has_a_line_of_the_same_command_is_not_run_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, ran = "16 states x 4 actions, width 32", []
+
+    def pretrain_run(settings: config.Settings, *, workdir: pathlib.Path, **_: object) -> None:
+        ran.append((settings.seed, settings.dynamics.width))
+        workdir.mkdir(parents=True)
+        (workdir / "metrics.jsonl").write_text(json.dumps({"num_updates": 25, "updates_per_second": 1.0}) + "\n")
+
+    monkeypatch.setattr(tables, "record", lambda *_: None)
+    monkeypatch.setattr(tables.pretrain, "run", pretrain_run)
+
+    def run(*overrides: tuple[str, str], workdir: str = "runs") -> None:
+        tables.run(
+            "tables",
+            data=tmp_path / "data",
+            workdir=tmp_path / workdir,
+            out=tmp_path / "results",
+            seeds=[0, 1],
+            rows=[row],
+            overrides=overrides,
+            stop=lifecycle.StopWatcher(),
+        )
+
+    run()
+    assert ran == [(0, 32), (1, 32)]
+    run()
+    assert len(ran) == 2
+    run(("dynamics.mlp_width", "64"), workdir="others")
+    assert len(ran) == 4
