@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from learnmax_jax import config_checks, config_schema
+from learnmax_jax import config_checks, config_schema, devices
 from learnmax_jax.acting import actor, envs
 from learnmax_jax.acting.actor import ActorState, ActOutput
 from learnmax_jax.config import steps_per_call
@@ -36,12 +37,14 @@ class Player:
 
     Attributes:
       config: the config.
+      mesh: the devices; see devices.py.
       environments, tokenizer, world_model, support: the parts.
       plan: planner.plan with its tuning bound.
       act: actor.act with its parts bound, but for `observe`.
     """
 
     config: Any
+    mesh: Mesh
     environments: Environments
     tokenizer: Tokenizer
     world_model: WorldModel
@@ -57,7 +60,7 @@ class Agent:
     Attributes:
       config: the config.
       player: Player.
-      environments, tokenizer, world_model: the player's.
+      mesh, environments, tokenizer, world_model: the player's.
       replay: Replay.
       novelty: the kinds of exploration, together.
       steps_per_call: E T, env steps of one act-learn step.
@@ -70,6 +73,7 @@ class Agent:
 
     config: Any
     player: Player
+    mesh: Mesh
     environments: Environments
     tokenizer: Tokenizer
     world_model: WorldModel
@@ -85,13 +89,18 @@ class Agent:
     init_train: Callable[[Array, Array], TrainState]
 
 
-def build_player(config: Any) -> Player:
+def build_player(config: Any, mesh: Mesh | None = None) -> Player:
     """Binds the parts that play to their sections of the config; nothing is compiled.
+
+    Args:
+      config: the config.
+      mesh: the devices; this process's first one if none is given.
 
     Raises:
       ValueError: a part refuses its section.
     """
-    environments = envs.make(**config.env, world=config_schema.optional_section(config, "world"))
+    mesh = mesh or devices.alone()
+    environments = envs.make(**config.env, world=config_schema.optional_section(config, "world"), mesh=mesh)
     growth = config_schema.optional_section(config, "growth") or None
     tokenizer = make_tokenizer(observation_shape=environments.observation_shape, growth=growth, **config.tokenizer)
     support = Support(**config.support)
@@ -119,16 +128,20 @@ def build_player(config: Any) -> Player:
         num_steps=config.actor.num_steps,
         **{name: config.exploration[name] for name in ("epsilon", "longest_hold", "longest_way_back")},
     )
-    return Player(config, environments, tokenizer, world_model, support, plan, act)
+    return Player(config, mesh, environments, tokenizer, world_model, support, plan, act)
 
 
-def build(config: Any) -> Agent:
+def build(config: Any, mesh: Mesh | None = None) -> Agent:
     """Binds every part to its section of the config; nothing is compiled or allocated.
+
+    Args:
+      config: the config.
+      mesh: the devices; this process's first one if none is given.
 
     Raises:
       ValueError: a part refuses its section.
     """
-    player = build_player(config)
+    player = build_player(config, mesh)
     settings = config.learner
     kinds = novelty.make(
         Parts(
@@ -167,6 +180,7 @@ def build(config: Any) -> Agent:
     return Agent(
         config=config,
         player=player,
+        mesh=player.mesh,
         environments=player.environments,
         tokenizer=player.tokenizer,
         world_model=player.world_model,

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh
 
+from learnmax_jax import devices
 from learnmax_jax.acting import actor, betas
 from learnmax_jax.acting.actor import ActorState, ActOutput
 from learnmax_jax.agent import Agent, Player, transition_spec
@@ -67,19 +69,50 @@ class Outputs:
 def init_state(agent: Agent) -> State:
     """A fresh run's state: parameters, an empty replay, the environments at their reset."""
     # The seed is an argument: another one finds the same program.
-    learning = jax.jit(partial(init_learning, agent))(jax.random.key(agent.config.seed))
+    learning = jax.jit(partial(_init_placed, agent))(jax.random.key(agent.config.seed))
     env_key = jax.random.fold_in(learning["rng_key"], _RESET)
     return State(actor=start_actor(agent.player, learning["train"].model, env_key), **learning)
 
 
+def _init_placed(agent: Agent, rng_key: Array) -> dict[str, Any]:
+    """`init_learning`, its replay made where it will lie."""
+    state = State(actor=None, **init_learning(agent, rng_key))
+    placed = vars(jax.lax.with_sharding_constraint(state, state_shardings(agent.mesh, state)))
+    return {name: value for name, value in placed.items() if name != "actor"}
+
+
+def state_shardings(mesh: Mesh, state: State) -> State:
+    """Where a State's leaves lie: environments and their rows split over the devices, the rest whole on each."""
+    whole = jax.tree.map(lambda leaf: devices.whole(mesh), state)
+    replay = whole.replay.replace(rows=devices.by_rows(mesh, state.replay.rows))
+    return whole.replace(actor=devices.by_rows(mesh, state.actor), replay=replay)
+
+
+def outputs_shardings(mesh: Mesh, outputs: Outputs) -> Outputs:
+    """Where Outputs lie: frames and batches split over the devices, the rest, which every host reads, whole."""
+    whole = jax.tree.map(lambda leaf: devices.whole(mesh), outputs)
+    rows = whole.act.transitions.replace(observation=devices.split(mesh))
+    return whole.replace(act=whole.act.replace(transitions=rows), batch=devices.by_rows(mesh, outputs.batch))
+
+
+def place(agent: Agent, state: State) -> State:
+    """A state that any devices held, on the agent's."""
+    return jax.device_put(state, state_shardings(agent.mesh, state))
+
+
 def state_spec(agent: Agent) -> State:
-    """The state's shapes and dtypes, without making it; `actor` is None where it is not restorable."""
+    """The state's shapes, dtypes and places, without making it; `actor` is None where it is not restorable."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     learning = jax.eval_shape(partial(init_learning, agent), key)
     actor_spec = None
     if agent.environments.restorable:
         actor_spec = jax.eval_shape(partial(start_actor, agent.player), learning["train"].model, key)
-    return State(actor=actor_spec, **learning)
+    spec = State(actor=actor_spec, **learning)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        spec,
+        state_shardings(agent.mesh, spec),
+    )
 
 
 def init_learning(agent: Agent, rng_key: Array) -> dict[str, Any]:
@@ -98,7 +131,12 @@ def init_learning(agent: Agent, rng_key: Array) -> dict[str, Any]:
 
 def start_actor(player: Player, params: ModelParams, rng_key: Array) -> ActorState:
     """Resets the environments: at the start of a run, and of a resumed one whose emulators are gone."""
-    return actor_at(player, params, *player.environments.reset(rng_key))
+
+    def start(*reset: Any) -> ActorState:
+        state = actor_at(player, *reset)
+        return jax.lax.with_sharding_constraint(state, devices.by_rows(player.mesh, state))
+
+    return jax.jit(start)(params, *player.environments.reset(rng_key))
 
 
 def actor_at(player: Player, params: ModelParams, env_state: Any, time_step: TimeStep) -> ActorState:
@@ -136,7 +174,8 @@ def act_learn_step(state: State, *, agent: Agent) -> tuple[State, Outputs]:
         batch=learned.batch,
         finite=learned.finite & output.finite.all(),
     )
-    return state, outputs
+    shardings = state_shardings(agent.mesh, state), outputs_shardings(agent.mesh, outputs)
+    return jax.lax.with_sharding_constraint((state, outputs), shardings)
 
 
 @struct.dataclass
@@ -188,14 +227,14 @@ def learn(
     """
 
     def sample(replay: ReplayState, key: Array) -> Batch:
-        return agent.replay.sample(replay, key)
+        return devices.spread(agent.mesh, agent.replay.sample(replay, key))
 
     def one(index: Array, learned: Learned) -> Learned:
         keys = jax.random.split(jax.random.fold_in(rng_key, index), 4)
         sample_key, frame_key, update_key, novelty_key = keys
         batch = sample(learned.replay, sample_key)
         paid = agent.novelty.pay(learned.novelty, learned.train.target_model, batch, novelty_key)
-        frames = _tokenizer_frames(agent, learned.replay, paid.state, batch, frame_key)
+        frames = devices.spread(agent.mesh, _tokenizer_frames(agent, learned.replay, paid.state, batch, frame_key))
         train, priorities, metrics = agent.update(
             learned.train, batch, paid.bonus, frames, betas, update_key, paid.supposed
         )

@@ -28,6 +28,7 @@ from learnmax_jax import (
     config,
     config_checks,
     curriculum,
+    devices,
     evaluation,
     lifecycle,
     metrics,
@@ -73,7 +74,7 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             return lifecycle.DONE
         with lifecycle.bad_input():
             current = curriculum.stage_at(settings, done)
-            agent = agents.build(current.settings)
+            agent = agents.build(current.settings, devices.everything())
         state, tally = _start(agent, workdir)
         step = int(state.step)
         visited = _restore_positions(workdir, step)
@@ -112,16 +113,15 @@ def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
     restored = checkpoints.restore(workdir / "checkpoints", steps.to_save(agent, spec))
     if restored is None:
         state = steps.init_state(agent)
-        return state.replace(train=starting.begin(agent, state.train)), Tally()
+        return steps.place(agent, state.replace(train=starting.begin(agent, state.train))), Tally()
     saved, step = restored.state, restored.step
     with _shards_in(workdir):
         empty = agent.replay.init(agents.transition_spec(agent))
         replay = shards.refill(agent.replay, empty, shards.ShardReader(workdir / "shards"), step)
     actor = saved.get("actor")
     if actor is None:
-        actor = steps.start_actor(
-            agent.player, saved["train"].model, jax.random.fold_in(saved["rng_key"], _RESUME + step)
-        )
+        key = jax.random.fold_in(saved["rng_key"], _RESUME + step)
+        actor = steps.start_actor(agent.player, saved["train"].model, key)
     state = State(
         actor=actor,
         train=saved["train"],
@@ -131,12 +131,12 @@ def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
         step=saved["step"],
     )
     print(f"{workdir}: continues from step {step}", flush=True)
-    return state, Tally.from_meta(restored.meta)
+    return steps.place(agent, state), Tally.from_meta(restored.meta)
 
 
 def _next_stage(stage: curriculum.Stage, state: State) -> tuple[Agent, State]:
     """The agent of a later stage, and the state that it goes on from, with emulators of its own."""
-    agent = agents.build(stage.settings)
+    agent = agents.build(stage.settings, devices.everything())
     key = jax.random.fold_in(state.rng_key, _STAGE + stage.first_step)
     print(f"episodes of up to {stage.settings.env.max_episode_steps:,} agent steps from here", flush=True)
     return agent, state.replace(actor=steps.start_actor(agent.player, state.train.model, key))
@@ -309,7 +309,8 @@ class Run:
         """Plays a few episodes at beta 0, for the next row, and films one."""
         begin = time.monotonic()
         key = jax.random.fold_in(state.rng_key, _EVALUATE + step)
-        result = self.evaluator.play(state.train.model, key, interrupted=lambda: self.stop.requested)
+        params, key = devices.on_one((state.train.model, key))
+        result = self.evaluator.play(params, key, interrupted=lambda: self.stop.requested)
         if result is not None:
             self.tally.evaluation = result.summary()
             evaluation.write_film(result, self.workdir / "evaluation" / f"step-{step:09d}.gif")

@@ -15,6 +15,7 @@ from flax import struct
 
 from learnmax_jax import agent as agents
 from learnmax_jax import config as configs
+from learnmax_jax import devices
 from learnmax_jax import step as steps
 from learnmax_jax.agent import Agent
 from learnmax_jax.exploration.kind import Paid
@@ -149,20 +150,20 @@ def test_the_same_seed_is_the_same_run_to_the_bit(agent: Agent, step: Any, playe
         assert _same(state, expected) and _same(output, told)
 
 
-def test_another_seed_is_another_run(step: Any, played: Any) -> None:
+def test_another_seed_is_another_run(agent: Agent, step: Any, played: Any) -> None:
     states, outputs = played
     state = steps.init_state(_build(("seed", "1")))
     assert not _same(state.train.network, states[0].train.network)
     _, output = step(state)
     assert not _same(output.act.transitions.action, outputs[0].act.transitions.action)
     # The run's key alone is enough to act otherwise.
-    _, output = step(_copy(states[0]).replace(rng_key=jax.random.key(123)))
+    _, output = step(steps.place(agent, _copy(states[0]).replace(rng_key=jax.random.key(123))))
     assert not _same(output.act.transitions.action, outputs[0].act.transitions.action)
 
 
-def test_n14_a_later_step_draws_other_numbers(step: Any, played: Any) -> None:
+def test_n14_a_later_step_draws_other_numbers(agent: Agent, step: Any, played: Any) -> None:
     states, outputs = played
-    _, output = step(_copy(states[0]).replace(step=jnp.asarray(1, jnp.int32)))
+    _, output = step(steps.place(agent, _copy(states[0]).replace(step=jnp.asarray(1, jnp.int32))))
     assert not _same(output.act.transitions.action, outputs[0].act.transitions.action)
     assert _same(states[-1].rng_key, states[0].rng_key)
 
@@ -255,6 +256,7 @@ def _learn(num_updates: int, bad: tuple[int, ...]) -> steps.Learned:
         return train.replace(target_model=train.target_model + 1), batch.weights, metrics
 
     parts = types.SimpleNamespace(
+        mesh=devices.alone(),
         config=types.SimpleNamespace(tokenizer_learner=types.SimpleNamespace(stream="joint", batch_size=1)),
         environments=types.SimpleNamespace(observation_shape=(1, 1, 1)),
         update=update,

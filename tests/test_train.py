@@ -484,7 +484,7 @@ def test_nothing_but_reports_reads_the_emulators_ram(tmp_path: pathlib.Path, mon
 def test_a_part_that_refuses_its_settings_is_bad_input(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(settings: config.Settings) -> None:
+    def refuse(settings: config.Settings, mesh: object) -> None:
         raise ValueError("tokenizer.width=3: is odd. Allowed: even. Nearest: 4")
 
     monkeypatch.setattr(agents, "build", refuse)

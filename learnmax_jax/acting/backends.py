@@ -97,7 +97,10 @@ def xla_functions(new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, tab
 def callback_functions(
     new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray
 ) -> tuple[Reset, Step]:
-    """Emulators behind an ordered callback: any device, and nothing of the pool in the compiled program."""
+    """Emulators behind a callback: any device, and nothing of the pool in the compiled program.
+
+    The pool's number comes back from every call and goes into the next, which keeps the steps in order.
+    """
     reset_latest, find_pool = _latest_pool(new_pool, read)
 
     def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
@@ -106,14 +109,16 @@ def callback_functions(
         return jax.device_put((state, tell(frame, frame.lives)))
 
     def step_on_host(number: np.ndarray, action: np.ndarray) -> tuple:
-        return tuple(vars(read(Answer(*find_pool(number).step(np.asarray(action))))).values())
+        frame = read(Answer(*find_pool(number).step(np.asarray(action))))
+        return np.asarray(number), *vars(frame).values()
 
     def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
         _require_state(env_state)
         emulator_action = _choose_emulator_action(action, env_state.lives, table)
-        of_frame = shapes(env_state.lives.shape[0])
-        frame = Frame(*io_callback(step_on_host, of_frame, env_state.handle, emulator_action, ordered=True))
-        return env_state.replace(lives=frame.lives), tell(frame, env_state.lives)
+        told = jax.ShapeDtypeStruct((), jnp.int32), *shapes(env_state.lives.shape[0])
+        number, *fields = io_callback(step_on_host, told, env_state.handle, emulator_action)
+        frame = Frame(*fields)
+        return env_state.replace(handle=number, lives=frame.lives), tell(frame, env_state.lives)
 
     return reset, step
 

@@ -19,8 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from learnmax_jax.acting import backends, families
+from learnmax_jax.acting import backends, families, spread
 from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS
 from learnmax_jax.acting.backends import EmulatorState, Frame
 from learnmax_jax.acting.families import PROTOCOLS
@@ -117,6 +118,7 @@ def make(
     max_episode_steps: int,
     zero_discount_on_life_loss: bool,
     world: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> Environments:
     """Makes B environments behind one signature.
 
@@ -135,6 +137,7 @@ def make(
       max_episode_steps: steps (not frames) after which an episode is truncated.
       zero_discount_on_life_loss: a lost life has discount 0; the episode goes on.
       world: the other arguments of the world's own `make`; for `world` only.
+      mesh: the devices that the rows are split over; none for JAX's default one.
     Returns:
       Environments; only worlds are restorable.
     Raises:
@@ -151,22 +154,14 @@ def make(
         zero_discount_on_life_loss=zero_discount_on_life_loss,
     )
     if backend == "world":
-        return WORLDS[game](num_envs=num_envs, **(world or {}))
+        made = WORLDS[game](num_envs=num_envs, **(world or {}))
+        return spread.world(mesh, made) if mesh and mesh.size > 1 else made
     if world:
         raise ValueError(f"world={dict(world)}: {game} is an emulator. Allowed: env.backend=world. Nearest: none")
     if backend == "xla" and jax.default_backend() not in ("cpu", "gpu"):
         raise ValueError(f"env.backend=xla: EnvPool has no {jax.default_backend()} code. Allowed: callback, host")
 
     family = families.find(game)
-
-    def new_pool(rng_key: Array) -> Any:
-        return make_pool(
-            game,
-            seeds=_draw_seeds(rng_key, num_envs),
-            num_threads=num_threads,
-            max_episode_steps=max_episode_steps,
-            **family.protocols[protocol],
-        )
 
     def tell(frame: Frame, lives_before: Any) -> TimeStep:
         return make_time_step(frame, lives_before, game=game, zero_discount_on_life_loss=zero_discount_on_life_loss)
@@ -176,9 +171,27 @@ def make(
         "callback": backends.callback_functions,
         "host": backends.host_functions,
     }
-    reset, step = functions[backend](
-        new_pool, family.read, family.frame_shapes, tell, family.emulator_actions(action_set)
-    )
+
+    def pool_of(mine: slice) -> tuple[backends.Reset, backends.Step]:
+        """The emulators of some of the environments."""
+
+        def new_pool(rng_key: Array) -> Any:
+            return make_pool(
+                game,
+                seeds=_draw_seeds(rng_key, num_envs)[mine],
+                num_threads=num_threads,
+                max_episode_steps=max_episode_steps,
+                **family.protocols[protocol],
+            )
+
+        return functions[backend](new_pool, family.read, family.frame_shapes, tell, family.emulator_actions(action_set))
+
+    if mesh and mesh.size > 1:
+        share = num_envs // mesh.size
+        parts = [pool_of(slice(place * share, (place + 1) * share)) for place in spread.places(mesh)]
+        reset, step = spread.emulators(mesh, parts)
+    else:
+        reset, step = pool_of(slice(None))
     return Environments(
         num_envs=num_envs,
         num_actions=action_set,
