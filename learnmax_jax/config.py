@@ -26,17 +26,22 @@ Settings: TypeAlias = ml_collections.FrozenConfigDict
 Main = Callable[[Settings, lifecycle.StopWatcher], int | None]
 
 
-def run(main: Main, *, config_path: str | None = "configs/base.py") -> NoReturn:
+def run(
+    main: Main, *, config_path: str | None = "configs/base.py", prepare: Callable[[], None] | None = None
+) -> NoReturn:
     """Runs a command: reads its flags and config, watches for signals, ends with an exit code.
 
     Args:
       main: (settings, stop) -> exit code or None; other flags are absl's, in `absl.flags.FLAGS`.
       config_path: the default of `--config`; None for a command without one, whose settings are empty.
+      prepare: called once the flags are read: what must come before the first use of a device, as checking a config is.
     """
     stop = lifecycle.StopWatcher()
     stop.start()
     set_xla_flags()
-    sys.exit(lifecycle.exit_code(lambda: main(read_command_line(sys.argv, config_path=config_path), stop)))
+    sys.exit(
+        lifecycle.exit_code(lambda: main(read_command_line(sys.argv, config_path=config_path, prepare=prepare), stop))
+    )
 
 
 def set_xla_flags() -> None:
@@ -51,13 +56,17 @@ def set_xla_flags() -> None:
 
 
 def read_command_line(
-    argv: Sequence[str], *, config_path: str | None, flag_values: flags.FlagValues = flags.FLAGS
+    argv: Sequence[str],
+    *,
+    config_path: str | None,
+    flag_values: flags.FlagValues = flags.FLAGS,
+    prepare: Callable[[], None] | None = None,
 ) -> Settings:
     """Parses a command line; `flag_values` hold the command's own flags afterwards.
 
     Args:
       argv: the program's name, then its arguments.
-      config_path: as in `run`.
+      config_path, prepare: as in `run`.
       flag_values: absl's flags.
     Returns:
       The checked config; empty without `config_path`.
@@ -69,6 +78,8 @@ def read_command_line(
         sys.exit(lifecycle.DONE)
     overrides, rest = _split(argv) if config_path else ([], list(argv))
     _parse_flags(rest, flag_values)
+    if prepare:
+        prepare()
     if config_path is None:
         return Settings()
     paths = [value for name, value in overrides if not name]

@@ -38,8 +38,11 @@ def updates_per_step(config: Any) -> int:
     )
 
 
-def check_devices(config: Any, num_devices: int) -> None:
-    """Checks that what is sharded over the devices divides by their number."""
+def check_devices(config: Any, num_devices: int, num_processes: int = 1) -> None:
+    """Checks that what is split over the devices divides by their number, and that the backend can be."""
+    if num_processes > 1 and config.env.backend == "xla":
+        why = f"{num_processes} processes would compile programs with pointers of their own"
+        raise error("env.backend", "xla", why, "callback", "callback")
     for name in ("env.num_envs", "learner.batch_size", "tokenizer_learner.batch_size"):
         value = flatten(config)[name]
         if value % num_devices:

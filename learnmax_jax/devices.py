@@ -50,6 +50,38 @@ def place(mesh: Mesh, tree: Tree) -> Tree:
     return jax.device_put(tree, by_rows(mesh, tree))
 
 
+def rows_here(mesh: Mesh, num_rows: int) -> slice:
+    """Which of a batch's rows lie on this process's devices."""
+    here = [device.process_index == jax.process_index() for device in mesh.devices.flat]
+    share = num_rows // mesh.size
+    first = here.index(True)
+    return slice(first * share, (first + sum(here)) * share)
+
+
+def from_here(mesh: Mesh, tree: Tree) -> Tree:
+    """Splits a batch of which each process holds the rows that will lie on its own devices."""
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(split(mesh), rows), tree)
+
+
+def gathered(mesh: Mesh, tree: Tree) -> Tree:
+    """The same, whole on every device; all processes call it."""
+    return jax.jit(lambda x: x, out_shardings=whole(mesh))(tree)
+
+
+def to_host(tree: Tree) -> Tree:
+    """As NumPy arrays: of what is split over processes, the rows that lie here."""
+
+    def fetch(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return jax.device_get(leaf)
+        if leaf.is_fully_replicated:
+            return jax.device_get(leaf.addressable_data(0))
+        pieces = sorted(leaf.addressable_shards, key=lambda piece: piece.index[0].start or 0)
+        return np.concatenate([jax.device_get(piece.data) for piece in pieces])
+
+    return jax.tree.map(fetch, tree)
+
+
 def on_one(tree: Tree) -> Tree:
     """What is whole on every device, on this process's first one: programs of one device take it."""
 

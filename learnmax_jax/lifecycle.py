@@ -21,6 +21,7 @@ DONE = 0
 BAD_INPUT = 2
 NON_FINITE = 3
 STORAGE = 4
+HOST_LOST = 5
 PREEMPTED = 75  # EX_TEMPFAIL: start the same command again
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -40,6 +41,10 @@ class StorageError(OSError):
     """The disk is full, cannot be written, or holds no whole checkpoint; exit code 4."""
 
 
+class HostLost(RuntimeError):
+    """Another process of the run is gone or stuck; exit code 5."""
+
+
 class Preempted(Exception):
     """The run was asked to stop and has saved; exit code 75."""
 
@@ -54,7 +59,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
     """
     try:
         return command() or DONE
-    except (BadInput, NonFinite, Preempted, OSError) as problem:
+    except (BadInput, NonFinite, HostLost, Preempted, OSError) as problem:
         code = _code_of(problem)
         if code is None:
             raise
@@ -78,7 +83,7 @@ def _code_of(problem: Exception) -> int | None:
     """Finds an exception's exit code; an OSError has one where the storage itself failed."""
     if isinstance(problem, StorageError) or (isinstance(problem, OSError) and problem.errno in _STORAGE_ERRORS):
         return STORAGE
-    codes = {BadInput: BAD_INPUT, NonFinite: NON_FINITE, Preempted: PREEMPTED}
+    codes = {BadInput: BAD_INPUT, NonFinite: NON_FINITE, HostLost: HOST_LOST, Preempted: PREEMPTED}
     return next((code for kind, code in codes.items() if isinstance(problem, kind)), None)
 
 

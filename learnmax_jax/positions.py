@@ -33,14 +33,19 @@ class Positions:
     visits: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     frames: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def add(self, act: ActOutput) -> None:
-        """Counts one act phase `[E, T, ...]` of numpy arrays; nothing where the RAM tells nothing (-1)."""
+    def add(self, act: ActOutput, here: slice = slice(None)) -> None:
+        """Counts one act phase `[E, T, ...]` of numpy arrays; nothing where the RAM tells nothing (-1).
+
+        Args:
+          act: its observations are those of `here` alone.
+          here: the environments of this process.
+        """
         room, x, y = (np.asarray(field, np.int64) for field in (act.probe.room, act.probe.x, act.probe.y))
         known = (room >= 0) & (x >= 0) & (y >= 0)
         places, counts = np.unique(((room << 16) + (x << 8) + y)[known], return_counts=True)
         self.visits.update(dict(zip(places.tolist(), counts.tolist())))
         # The probe of step t is of observation[t + 1], which is row t + 1.
-        shown = np.where(known, room, -1)[:, :-1]
+        shown = np.where(known, room, -1)[here, :-1]
         for number in np.unique(shown[shown >= 0]).tolist():
             environment, step = np.argwhere(shown == number)[-1]
             self.frames[number] = np.array(act.transitions.observation[environment, step + 1])

@@ -81,6 +81,17 @@ def _init_placed(agent: Agent, rng_key: Array) -> dict[str, Any]:
     return {name: value for name, value in placed.items() if name != "actor"}
 
 
+def empty_replay(agent: Agent) -> ReplayState:
+    """A replay without rows, made where it lies."""
+
+    def start() -> ReplayState:
+        state = agent.replay.init(transition_spec(agent))
+        rows = jax.lax.with_sharding_constraint(state.rows, devices.by_rows(agent.mesh, state.rows))
+        return state.replace(rows=rows)
+
+    return jax.jit(start)()
+
+
 def state_shardings(mesh: Mesh, state: State) -> State:
     """Where a State's leaves lie: environments and their rows split over the devices, the rest whole on each."""
     whole = jax.tree.map(lambda leaf: devices.whole(mesh), state)

@@ -27,6 +27,7 @@ from learnmax_jax import (
     checkpoints,
     config,
     config_checks,
+    config_schema,
     curriculum,
     devices,
     evaluation,
@@ -40,6 +41,7 @@ from learnmax_jax import (
 )
 from learnmax_jax import step as steps
 from learnmax_jax.agent import Agent
+from learnmax_jax.cluster import Cluster, blame
 from learnmax_jax.positions import Positions
 from learnmax_jax.replay import shards
 from learnmax_jax.step import Outputs, State
@@ -64,11 +66,18 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
       NonFinite: a loss, gradient or search was not finite; `nan-<step>/` holds what is needed to see it.
       StorageError: the disk failed, or holds checkpoints of which none is good.
       Preempted: a signal came; all is saved.
+      HostLost: another process of the run is gone.
     """
-    config_checks.check_devices(settings, jax.device_count())
+    config_checks.check_devices(settings, jax.device_count(), jax.process_count())
+    members = Cluster.here()
+    if members.index:
+        workdir = workdir / f"process-{members.index}"
     with lifecycle.locked(workdir):
         _check_workdir(settings, workdir)
         done = checkpoints.newest_good_step(workdir / "checkpoints") or 0
+        fields = {name: str(value) for name, value in config_schema.flatten(settings).items()}
+        members.check_alike(fields | provenance.versions() | {"commit": provenance.commit(), "newest checkpoint": done})
+        members.watch()
         if done >= config.num_steps(settings):
             print(f"{workdir}: finished, {done * config.steps_per_call(settings):,} env steps", flush=True)
             return lifecycle.DONE
@@ -88,12 +97,13 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             files.callback(rows.close)
             config.dump(settings, workdir / "config.json")
             provenance.record(workdir)
-            run = Run(agent, workdir, stop, writer, rows, tally, visited)
-            for stage in curriculum.stages(settings):
-                if stage.last_step > step:
-                    if stage.first_step != current.first_step:
-                        agent, state = _next_stage(stage, state)
-                    state = run.loop(agent, state, stage.last_step)
+            run = Run(agent, workdir, stop, members, writer, rows, tally, visited)
+            with blame(members):
+                for stage in curriculum.stages(settings):
+                    if stage.last_step > step:
+                        if stage.first_step != current.first_step:
+                            agent, state = _next_stage(stage, state)
+                        state = run.loop(agent, state, stage.last_step)
     return lifecycle.DONE
 
 
@@ -116,8 +126,14 @@ def _start(agent: Agent, workdir: pathlib.Path) -> tuple[State, Tally]:
         return steps.place(agent, state.replace(train=starting.begin(agent, state.train))), Tally()
     saved, step = restored.state, restored.step
     with _shards_in(workdir):
-        empty = agent.replay.init(agents.transition_spec(agent))
-        replay = shards.refill(agent.replay, empty, shards.ShardReader(workdir / "shards"), step)
+        replay = shards.refill(
+            agent.replay,
+            steps.empty_replay(agent),
+            shards.ShardReader(workdir / "shards"),
+            step,
+            num_rows=len(range(agent.replay.num_envs)[devices.rows_here(agent.mesh, agent.replay.num_envs)]),
+            put=partial(devices.from_here, agent.mesh),
+        )
     actor = saved.get("actor")
     if actor is None:
         key = jax.random.fold_in(saved["rng_key"], _RESUME + step)
@@ -198,13 +214,14 @@ class Run:
         agent: Agent,
         workdir: pathlib.Path,
         stop: lifecycle.StopWatcher,
+        members: Cluster,
         writer: shards.ShardWriter,
         rows: metrics.MetricsWriter,
         tally: Tally,
         visited: Positions,
     ) -> None:
         """Binds the parts; compiles nothing."""
-        self.agent, self.workdir, self.stop = agent, workdir, stop
+        self.agent, self.workdir, self.stop, self.members = agent, workdir, stop, members
         self.writer, self.rows, self.tally, self.visited = writer, rows, tally, visited
         self.clock = Clock(tally.seconds)
         section = agent.config.evaluation
@@ -224,7 +241,7 @@ class Run:
                 unroll_steps=learner.unroll_steps,
             )
         )
-        self.sample = jax.jit(agent.replay.sample)
+        self.sample = jax.jit(agent.replay.sample, out_shardings=devices.whole(agent.mesh))
 
     def loop(self, agent: Agent, state: State, last_step: int) -> State:
         """Steps up to `last_step` with a stage's agent; step k's outputs are read while step k + 1 runs."""
@@ -243,17 +260,19 @@ class Run:
             waiting, step = outputs, step + 1
             evaluates, saves = self.completes(step, "evaluation"), self.completes(step, "checkpoint")
             draws, last = self.completes(step, "pictures"), step == last_step
+            stops = self.members.any(self.stop.requested)
             # A step's outputs are read before anything is made of its state: no checkpoint of a NaN.
-            if evaluates or saves or draws or last or self.stop.requested:
+            if evaluates or saves or draws or last or stops:
                 scalars, waiting = self.absorb(outputs, state, step), None
-                if (evaluates or last) and not self.stop.requested:
+                if (evaluates or last) and not stops:
                     self.evaluate(state, step)
-                if (draws or last) and not self.stop.requested:
+                if (draws or last) and not stops:
                     self.draw(state, step)
                 self.report(scalars, step, due=last)
-                if saves or last or self.stop.requested:
+                stops = self.members.any(self.stop.requested)
+                if saves or last or stops:
                     self.save(state, outputs, step)
-                    if self.stop.requested and step < config.num_steps(agent.config):
+                    if stops and step < config.num_steps(agent.config):
                         raise lifecycle.Preempted(f"saved step {step} in {self.workdir}; the same command continues")
                     self.stop.set_at_stake(False)
         return state
@@ -265,14 +284,17 @@ class Run:
 
     def absorb(self, outputs: Outputs, state: State, step: int) -> dict[str, Any]:
         """Fetches a step's outputs, refuses what is not finite, stores the transitions; returns the metrics."""
-        act, scalars, num_updates, finite = jax.device_get(
+        act, scalars, num_updates, finite = devices.to_host(
             (outputs.act, outputs.metrics, outputs.num_updates, outputs.finite)
         )
         if not finite:
             raise self.failure(outputs, state, step)
-        self.writer.append(act.transitions)
+        here = devices.rows_here(self.agent.mesh, self.agent.replay.num_envs)
+        whole = act.transitions.replace(observation=())
+        mine = jax.tree.map(lambda rows: rows[here], whole).replace(observation=act.transitions.observation)
+        self.writer.append(mine)
         self.tally.add(act, int(num_updates), first_env_step=(step - 1) * self.agent.steps_per_call)
-        self.visited.add(act)
+        self.visited.add(act, here)
         # Before the first update the learner's numbers mean nothing.
         return {name: value if num_updates else None for name, value in scalars.items()}
 
@@ -281,10 +303,10 @@ class Run:
         return postmortem.fail(
             self.workdir,
             step,
-            suspects=jax.device_get({"act": outputs.act, "metrics": outputs.metrics, "state": state.train}),
-            batch=outputs.batch,
-            keys={"run": state.rng_key},
-            metrics=outputs.metrics,
+            suspects=devices.to_host({"act": outputs.act, "metrics": outputs.metrics, "state": state.train}),
+            batch=devices.to_host(outputs.batch),
+            keys=devices.on_one({"run": state.rng_key}),
+            metrics=devices.to_host(outputs.metrics),
         )
 
     def report(self, scalars: dict[str, Any], step: int, *, due: bool = False) -> None:
@@ -324,8 +346,8 @@ class Run:
         begin = time.monotonic()
         batch = self.sample(state.replay, jax.random.fold_in(state.rng_key, _DRAW + step))
         pictures.write_strip(
-            self.imagine(state.train.model, batch),
-            batch,
+            self.imagine(*devices.on_one((state.train.model, batch))),
+            devices.to_host(batch),
             self.workdir / "pictures" / f"step-{step:09d}.png",
             context_frames=self.context_frames,
             action_names=self.agent.environments.action_names,
@@ -334,9 +356,9 @@ class Run:
 
     def save(self, state: State, outputs: Outputs, step: int) -> None:
         """Commits a checkpoint whose transitions are safe, then lets go of shards that no kept one needs."""
-        saved = steps.to_save(self.agent, state)
+        saved = devices.to_host(devices.gathered(self.agent.mesh, steps.to_save(self.agent, state)))
         # Finite losses and gradients may still end in parameters that are not.
-        if postmortem.first_bad_leaf(jax.device_get(saved)):
+        if postmortem.first_bad_leaf(saved):
             raise self.failure(outputs, state, step)
         self.writer.flush()
         self.tally.seconds = self.clock.seconds

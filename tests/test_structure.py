@@ -20,7 +20,7 @@ ROOMS = {
     "replay": {"types"},
     "worlds": {"types"},
     "measures": {"types", "models"},
-    "acting": {"types", "models", "search", "worlds"},
+    "acting": {"types", "models", "search", "worlds", "devices"},
     "learning": {"types", "models", "search"},
 }
 # Files beside the rooms that know less than all of them.
@@ -32,13 +32,15 @@ FILES = {
     "checkpoints": {"lifecycle"},
     "postmortem": {"lifecycle"},
     "metrics": set(),
+    "devices": set(),
+    "cluster": {"lifecycle"},
 }
 # Libraries that only one place may know.
 HOMES = {
     "flax.linen": "learnmax_jax/models/",
     "mctx": "learnmax_jax/search/",
     "envpool": "learnmax_jax/acting/envs.py",
-    "orbax": "learnmax_jax/checkpoints.py",
+    "orbax": ("learnmax_jax/checkpoints.py", "learnmax_jax/cluster.py"),
     "tensorboardX": "learnmax_jax/metrics.py",
 }
 # S1: what turns data into code.

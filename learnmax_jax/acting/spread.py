@@ -33,7 +33,7 @@ def emulators(mesh: Mesh, parts: Sequence[tuple[Reset, Step]]) -> tuple[Reset, S
     def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
         answers = [_with_axis(*part_reset(rng_key)) for part_reset, _ in parts]
         local = jax.tree.map(lambda *rows: np.concatenate([np.asarray(each) for each in rows]), *answers)
-        return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(devices.split(mesh), rows), local)
+        return devices.from_here(mesh, local)
 
     def step_here(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
         mine = env_state.replace(handle=env_state.handle[0])

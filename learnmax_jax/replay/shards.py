@@ -13,7 +13,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -225,7 +225,15 @@ def delete_before(folder: str | Path, index: int) -> int:
     return len(dropped)
 
 
-def refill(replay: Replay, state: ReplayState, reader: ShardReader, cursor: int) -> ReplayState:
+def refill(
+    replay: Replay,
+    state: ReplayState,
+    reader: ShardReader,
+    cursor: int,
+    *,
+    num_rows: int | None = None,
+    put: Callable[[Transition], Transition] = lambda rows: rows,
+) -> ReplayState:
     """Rebuilds the ring as it stood when record `cursor` was about to be added, bit by bit.
 
     Priorities are not on disk: all transitions get the state's max_weight, and the caller puts
@@ -236,6 +244,8 @@ def refill(replay: Replay, state: ReplayState, reader: ShardReader, cursor: int)
       state: empty, from `replay.init`; consumed.
       reader: of the run's shards.
       cursor: records ever appended, from the checkpoint.
+      num_rows: environments that a record holds; all if none is given.
+      put: brings a record to the devices.
     Raises:
       ValueError: a record among the last C / T before the cursor is missing or damaged, or
         has other shapes than the ring.
@@ -247,10 +257,10 @@ def refill(replay: Replay, state: ReplayState, reader: ShardReader, cursor: int)
         if index != due:
             break
         for ring, chunk in zip(jax.tree.leaves(state.rows), jax.tree.leaves(transitions), strict=True):
-            shape = (replay.num_envs, replay.chunk_length, *ring.shape[2:])
+            shape = (num_rows or replay.num_envs, replay.chunk_length, *ring.shape[2:])
             if chunk.shape != shape:
                 raise ValueError(f"record {index}: shape={chunk.shape}: the replay's rows differ. Allowed: {shape}")
-        state = add(state, transitions)
+        state = add(state, put(transitions))
         due += 1
     if due != cursor:
         raise ValueError(f"record {due}: skipped as damaged, and the replay cannot do without it")
