@@ -1,0 +1,27 @@
+"""What finds Montezuma's first key on two cores: novelty by patches, in units of its own size, and many updates a step.
+
+python -m experiments.zuma --config=configs/montezuma.py
+python -m experiments.seeds --name=montezuma --seeds=0,1,2 --config=configs/montezuma.py --workdir=runs/montezuma
+
+Figures are in BUILD_NOTES.md. One core plays and learns some 130 agent steps a second.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import patch_counts
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = patch_counts.get_config()
+    config.name = "montezuma"
+    config.num_env_steps = 2_000_000
+    config.exploration.normalise = True  # else the search's values differ by less than search.value_floor
+    config.exploration.beta_max = 1.0
+    config.exploration.epsilon = 0.02
+    config.exploration.longest_hold = 16
+    config.replay.kind = "prioritised"
+    config.returns.bootstrap = "value"  # the search's own are as old as the row
+    config.learner.replay_ratio = 4.0
+    config.evaluation.every_env_steps = 1_048_576
+    return config
