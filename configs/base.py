@@ -128,6 +128,7 @@ def get_config() -> ConfigDict:
                 "num_unrolls": 4,  # open-loop starts a sequence
                 "replay_ratio": 0.5,  # replayed observations an agent step
                 "reanalyse_fraction": 0.125,
+                "reanalyse_exploit_share": 0.0,  # of that, searched at beta 0; the rest at a beta in play
                 "learning_rate": 1e-3,
                 "warmup_updates": 50,
                 "decay_updates": 0,  # 0: the rate stays; a run has no end that is known

@@ -164,6 +164,7 @@ def build(config: Any, mesh: Mesh | None = None) -> Agent:
         support=player.support,
         plan=player.plan,
         num_reanalysed=round(settings.reanalyse_fraction * settings.batch_size),
+        exploit_share=settings.reanalyse_exploit_share,
         **config.returns,
     )
     ring = ("kind", "capacity", "min_size", "priority_exponent", "importance_exponent")

@@ -216,6 +216,7 @@ FIELDS: Mapping[str, Field] = {
     "learner.num_unrolls": count("roots a sequence"),
     "learner.replay_ratio": number("(0, inf)", "replayed observations an agent step"),
     "learner.reanalyse_fraction": number("[0, 1]"),
+    "learner.reanalyse_exploit_share": number("[0, 1]"),
     "learner.learning_rate": number("[0, 1]"),
     "learner.warmup_updates": count("updates", "[0, inf)"),
     "learner.decay_updates": count("updates", "[0, inf)"),

@@ -86,8 +86,9 @@ class Tally:
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Tally":
-        """The tally as `to_meta` kept it."""
-        return cls(**(meta | {"rooms": set(meta["rooms"])}))
+        """The tally as `to_meta` kept it; what another version kept beside is left out."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in meta.items() if name in known} | {"rooms": set(meta["rooms"])})
 
 
 def _mean(values: list) -> float | None:

@@ -69,6 +69,7 @@ def supervise(
     support: Support,
     plan: Callable[..., SearchOutput],
     num_reanalysed: int,
+    exploit_share: float,
     reward_scale: float,
     extrinsic_discount: float,
     intrinsic_discount: float,
@@ -89,12 +90,13 @@ def supervise(
       batch: Batch.
       novelty: `[B, L + 1]` float32, the bonus of observation[t] now.
       rng_key: consumed.
-      betas: `[E]`, the betas in play; a sequence that is searched again draws its own, so that exploiters
-        learn from what explorers found.
+      betas: `[E]`, the betas in play; a sequence that is searched again draws one of them, or takes 0, so that
+        exploiters learn from what explorers found.
       supposed: intrinsic rewards of actions that were not taken.
       world_model, support: the bundle and the heads' bins.
       plan: as acting's.
       num_reanalysed: how many of the B sequences are searched again at every row (Schrittwieser et al. 2021).
+      exploit_share: chance that such a sequence is searched at beta 0.
       reward_scale: raw score per unit.
       extrinsic_discount, intrinsic_discount, short_discount: per environment step.
       td_lambda: of every value target.
@@ -117,7 +119,8 @@ def supervise(
     again = None
     if num_reanalysed:
         plan_key, beta_key = jax.random.split(rng_key)
-        fresh = jax.random.choice(beta_key, betas, (num_reanalysed,))
+        exploits = jax.random.bernoulli(jax.random.fold_in(beta_key, 0), exploit_share, (num_reanalysed,))
+        fresh = jnp.where(exploits, 0.0, jax.random.choice(beta_key, betas, (num_reanalysed,)))
         again = _search_again(target_params, plan_key, context, latents, codes, fresh, plan, num_reanalysed)
         beta = beta.at[:num_reanalysed].set(fresh[:, None])
         policy = policy.at[:num_reanalysed].set(again.search_policy.reshape(policy[:num_reanalysed].shape))

@@ -92,7 +92,9 @@ OPTIMIZERS = {
     name: learner.make_optimizer(learning_rate=RATE, warmup_updates=0, decay_updates=0, weight_decay=0.0, clip_norm=1.0)
     for name in ("optimizer", "tokenizer_optimizer")
 }
-SUPERVISE = partial(supervise, world_model=WORLD_MODEL, support=SUPPORT, plan=None, num_reanalysed=0, **RETURNS)
+SUPERVISE = partial(
+    supervise, world_model=WORLD_MODEL, support=SUPPORT, plan=None, num_reanalysed=0, exploit_share=0.0, **RETURNS
+)
 _update = jax.jit(
     partial(
         learner.update,
@@ -390,6 +392,7 @@ def test_n16_a_deterministic_world_is_predicted_exactly() -> None:
         support=SUPPORT,
         plan=None,
         num_reanalysed=0,
+        exploit_share=0.0,
         **(RETURNS | {"reward_scale": one_bin}),
     )
 

@@ -20,13 +20,16 @@ GAMMAS = (0.9, 0.8, 0.5)
 BETAS = (0.0, 0.3, 0.7)
 
 
-def make_supervise(*, num_reanalysed: int = 0, crosses_end: bool = False, bootstrap: str = "search") -> Any:
+def make_supervise(
+    *, num_reanalysed: int = 0, exploit_share: float = 0.0, crosses_end: bool = False, bootstrap: str = "search"
+) -> Any:
     bound = partial(
         supervision.supervise,
         world_model=episodes.paper_model,
         support=episodes.SUPPORT,
         plan=episodes.paper_plan,
         num_reanalysed=num_reanalysed,
+        exploit_share=exploit_share,
         reward_scale=SCALE,
         extrinsic_discount=GAMMAS[0],
         intrinsic_discount=GAMMAS[1],
@@ -196,6 +199,16 @@ def test_reanalysed_sequences_take_their_betas_from_those_in_play() -> None:
         supervise(jnp.ones(()), batch, novelty, jax.random.key(seed), jnp.asarray(BETAS)).beta for seed in range(8)
     ]
     assert set(np.concatenate(drawn).ravel().tolist()) == set(np.asarray(BETAS, np.float32).tolist())
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(1.0, 32, 32), (0.5, 8, 24), (0.0, 0, 0)])
+def test_a_share_of_them_exploits(share: float, least: int, most: int) -> None:
+    windows = [episodes.random_window(np.random.default_rng(5), LENGTH)] * BATCH
+    batch, novelty = episodes.to_batch(windows)
+    supervise = make_supervise(num_reanalysed=BATCH, exploit_share=share)
+    in_play = jnp.asarray([0.3, 0.7])
+    drawn = [supervise(jnp.ones(()), batch, novelty, jax.random.key(seed), in_play).beta[:, 0] for seed in range(8)]
+    assert least <= int((np.concatenate(drawn) == 0).sum()) <= most
 
 
 def test_targets_come_from_the_target_parameters_and_carry_no_gradient() -> None:
