@@ -272,7 +272,7 @@ class Run:
                 stops = self.members.any(self.stop.requested)
                 if saves or last or stops:
                     self.save(state, outputs, step)
-                    if stops and step < config.num_steps(agent.config):
+                    if self.members.any(self.stop.requested) and step < config.num_steps(agent.config):
                         raise lifecycle.Preempted(f"saved step {step} in {self.workdir}; the same command continues")
                     self.stop.set_at_stake(False)
         return state
