@@ -154,7 +154,7 @@ def build(config: Any, mesh: Mesh | None = None) -> Agent:
         {name: config_schema.optional_section(config, name) for name in novelty.KINDS if name in config},
     )
     if config.exploration.normalise:
-        kinds = normalise.normalised(kinds)
+        kinds = normalise.normalised(kinds, discount=config.returns.intrinsic_discount)
     rates = ("learning_rate", "warmup_updates", "decay_updates", "weight_decay", "clip_norm")
     optimizer = learner.make_optimizer(**{name: settings[name] for name in rates})
     tokenizer_optimizer = learner.make_optimizer(**{name: config.tokenizer_learner[name] for name in rates})

@@ -1,7 +1,9 @@
 """Novelty in units of its own size: bonuses that shrink with every visit would soon decide nothing in a search.
 
-Bonuses are divided by the root of their running mean square over what was replayed, so that beta keeps its meaning from
-a run's first steps to its last; where one action is newer than another matters, not how new all of them still are.
+Bonuses are divided by the root of their running mean square over what was replayed, so that beta keeps its meaning
+from a run's first steps to its last; where one action is newer than another matters, not how new all of them still are.
+Their unit is chosen by what they add up to: a bonus of typical size at every step returns `RETURN`, well within what the
+value heads can say.
 Source: Burda et al. 2018, section 2.4 (there by the standard deviation of returns), https://arxiv.org/abs/1810.12894
 """
 
@@ -16,7 +18,9 @@ from learnmax_jax.models.world_model import ModelParams
 from learnmax_jax.types import Array, Batch, Metrics
 
 DECAY = 0.99  # an update
-SMALLEST = 1e-3  # of the scale: what is hardly new at all is not blown up
+SMALLEST = 1e-3  # of the root mean square: what is hardly new at all is not blown up
+RETURN = 10.0  # support's 51 bins to +-6.25 reach 52
+LONGEST = 1000.0  # steps that a return is taken to add up, where the discount is 1
 
 
 @struct.dataclass
@@ -33,8 +37,14 @@ class NormalisedState:
     weight: Array
 
 
-def normalised(novelty: Novelty) -> Novelty:
-    """The same kinds, whose bonuses and supposed rewards are divided by the bonuses' running size."""
+def normalised(novelty: Novelty, *, discount: float) -> Novelty:
+    """The same kinds, whose bonuses and supposed rewards are divided by the bonuses' running size.
+
+    Args:
+      novelty: pays as it does.
+      discount: of the intrinsic return, per environment step.
+    """
+    steps = 1.0 / max(1.0 - discount, 1.0 / LONGEST)
 
     def init(rng_key: Array) -> NormalisedState:
         return NormalisedState(novelty.init(rng_key), jnp.zeros(()), jnp.zeros(()))
@@ -51,7 +61,7 @@ def normalised(novelty: Novelty) -> Novelty:
             sum_of_squares=DECAY * state.sum_of_squares + (1.0 - DECAY) * squares,
             weight=DECAY * state.weight + (1.0 - DECAY),
         )
-        size = scale(state)
+        size = scale(state) * steps / RETURN
         supposed = paid.supposed
         if supposed is not None:
             supposed = supposed.replace(reward=supposed.reward / size)
@@ -67,6 +77,6 @@ def normalised(novelty: Novelty) -> Novelty:
 
 
 def scale(state: NormalisedState) -> Array:
-    """What bonuses are divided by, at least `SMALLEST`; 1 before the first update."""
+    """The bonuses' running root mean square, at least `SMALLEST`; 1 before the first update."""
     mean_square = state.sum_of_squares / jnp.maximum(state.weight, 1e-9)
     return jnp.where(state.weight > 0, jnp.maximum(jnp.sqrt(mean_square), SMALLEST), 1.0)
