@@ -23,5 +23,6 @@ def get_config() -> ConfigDict:
     config.replay.kind = "prioritised"
     config.returns.bootstrap = "value"  # the search's own are as old as the row
     config.learner.replay_ratio = 4.0
+    config.learner.reanalyse_exploit_share = 1.0  # else 8 of 64 environments learn from their own play alone: measured
     config.evaluation.every_env_steps = 1_048_576
     return config

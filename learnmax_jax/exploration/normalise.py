@@ -2,8 +2,8 @@
 
 Bonuses are divided by the root of their running mean square over what was replayed, so that beta keeps its meaning
 from a run's first steps to its last; where one action is newer than another matters, not how new all of them still are.
-Their unit is chosen by what they add up to: a bonus of typical size at every step returns `RETURN`, well within what the
-value heads can say.
+Their unit is chosen by what they add up to: a bonus of typical size at every step returns `RETURN`, well within what
+the value heads can say.
 Source: Burda et al. 2018, section 2.4 (there by the standard deviation of returns), https://arxiv.org/abs/1810.12894
 """
 
