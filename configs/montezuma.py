@@ -1,9 +1,10 @@
-"""What finds Montezuma's first key on two cores: novelty by patches, in units of its own size, and many updates a step.
+"""Montezuma on two cores: novelty by patches, in units of its own size, and many updates a step.
 
 python -m experiments.zuma --config=configs/montezuma.py
 python -m experiments.seeds --name=montezuma --seeds=0,1,2 --config=configs/montezuma.py --workdir=runs/montezuma
 
-Figures are in BUILD_NOTES.md. One core plays and learns some 130 agent steps a second.
+Close to what found the first key, see BUILD_NOTES.md: since then normalised novelty has another unit, and the
+exploiters' share came in on the way. One core plays and learns some 130 agent steps a second.
 """
 
 from ml_collections import ConfigDict
