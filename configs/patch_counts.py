@@ -18,5 +18,6 @@ def get_config() -> ConfigDict:
             "grid_height": 21,  # cells of 4 x 4 pixels
             "grid_width": 21,
             "num_levels": 8,
+            "num_stages": 1,  # 1 + rewards of an episode after each of which all is counted anew
         }
     return config

@@ -340,6 +340,7 @@ SECTIONS: tuple[Section, ...] = (
         "patch_counts",
         {
             **_COARSE_FRAME,
+            "num_stages": count("rewards of an episode that are told apart, and none; 1 tells none"),
         },
     ),
     Section(

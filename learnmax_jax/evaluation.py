@@ -141,7 +141,10 @@ def act_without_counts(
 ) -> tuple[ActorState, ActOutput]:
     """An act phase that counts no visits; see actor.act."""
 
-    def observe(nothing: tuple[()], observation: Array, first: Array) -> tuple[tuple[()], Array, Array]:
+    def observe(
+        nothing: tuple[()], observation: Array, first: Array, reward: Array
+    ) -> tuple[tuple[()], Array, Array]:
+        del reward
         return nothing, jnp.zeros((observation.shape[0], 2), jnp.uint32), jnp.zeros_like(first)
 
     state, _, output = player.act(params, state, (), rng_key, observe=observe)

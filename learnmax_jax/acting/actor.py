@@ -43,6 +43,7 @@ class ActorState:
       observation, first: the present frame, and whether it opens an episode.
       ended: the present frame is an episode's final one, so that its action will be ignored.
       action: `[B]` int32, the action that led here.
+      reward: `[B]` float32, what it paid.
       episode_step: `[B]` int32, transitions since the episode's first frame.
       episode_score: `[B]` float32, raw score since then.
       beta: `[B]` float32, each environment's weight of the intrinsic return; fixed.
@@ -56,6 +57,7 @@ class ActorState:
     first: Array
     ended: Array
     action: Array
+    reward: Array
     episode_step: Array
     episode_score: Array
     beta: Array
@@ -103,6 +105,7 @@ def init_actor(env_state: object, time_step: TimeStep, memory: Memory, beta: Arr
         first=time_step.first,
         ended=jnp.zeros((batch,), bool),
         action=jnp.zeros((batch,), jnp.int32),
+        reward=jnp.zeros((batch,)),
         episode_step=jnp.zeros((batch,), jnp.int32),
         episode_score=jnp.zeros((batch,)),
         beta=beta,
@@ -121,7 +124,7 @@ def act(
     world_model: WorldModel,
     environments: Environments,
     plan: Callable[..., SearchOutput],
-    observe: Callable[[object, Array, Array], tuple[object, Array, Array]],
+    observe: Callable[[object, Array, Array, Array], tuple[object, Array, Array]],
     num_steps: int,
     epsilon: Array | float,
     longest_hold: int,
@@ -137,7 +140,7 @@ def act(
       world_model: the bundle.
       environments: the batch of environments; their `step` must be traceable.
       plan: (params, rng_key, context, latent, codes, beta) -> SearchOutput; planner.plan with its tuning bound.
-      observe: (novelty, observation, first) -> (novelty, key `[B, 2]`, first_visit `[B]`).
+      observe: (novelty, observation, first, reward) -> (novelty, key `[B, 2]`, first_visit `[B]`); see Kind.
       num_steps: T.
       epsilon, longest_hold: of random actions; see dither.
       longest_way_back: steps; see betas.
@@ -168,7 +171,7 @@ def act(
             longest_hold=longest_hold,
             num_actions=world_model.num_actions,
         )
-        novelty, key, first_visit = observe(novelty, state.observation, state.first)
+        novelty, key, first_visit = observe(novelty, state.observation, state.first, state.reward)
         env_state, time_step = environments.step(state.env_state, action)
         row = Transition(
             observation=state.observation,
@@ -193,6 +196,7 @@ def act(
             first=time_step.first,
             ended=time_step.last,
             action=action,
+            reward=time_step.reward,
             ways_back=ways_back,
             held=held,
             episode_step=jnp.where(time_step.first, 0, state.episode_step + 1),

@@ -81,7 +81,8 @@ def make(
         del rng_key
         return init(num_envs=parts.num_envs, table_size=table_size, episodic_table_size=episodic_table_size)
 
-    def see(state: CountState, observation: Array, first: Array) -> tuple[CountState, Array, Array]:
+    def see(state: CountState, observation: Array, first: Array, reward: Array) -> tuple[CountState, Array, Array]:
+        del reward
         key = keys(observation, **sizes)
         state, first_visit = observe(state, key, first)
         return state, key, first_visit

@@ -63,8 +63,8 @@ class Kind:
     Attributes:
       init: rng_key -> state.
       pay: (state, ModelParams of the target network, Batch, rng_key) -> Paid.
-      observe: (state, observation `[B, H, W, C]`, first `[B]`) -> (state, keys `[B, 2]` uint32, first visits `[B]`
-        bool), at every step of play; None where it watches none.
+      observe: (state, observation `[B, H, W, C]`, first `[B]`, reward `[B]` of the step that led there) -> (state, keys
+        `[B, 2]` uint32, first visits `[B]` bool), at every step of play; None where it watches none.
       rarity: (state, keys `[M, 2]`) -> `[M]` float32 above 0, how eagerly the tokenizer takes a frame; None for all
         alike.
       metrics: state -> scalars to log.

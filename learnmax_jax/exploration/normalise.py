@@ -49,8 +49,10 @@ def normalised(novelty: Novelty, *, discount: float) -> Novelty:
     def init(rng_key: Array) -> NormalisedState:
         return NormalisedState(novelty.init(rng_key), jnp.zeros(()), jnp.zeros(()))
 
-    def observe(state: NormalisedState, observation: Array, first: Array) -> tuple[NormalisedState, Array, Array]:
-        kinds, keys, first_visit = novelty.observe(state.kinds, observation, first)
+    def observe(
+        state: NormalisedState, observation: Array, first: Array, reward: Array
+    ) -> tuple[NormalisedState, Array, Array]:
+        kinds, keys, first_visit = novelty.observe(state.kinds, observation, first, reward)
         return state.replace(kinds=kinds), keys, first_visit
 
     def pay(state: NormalisedState, params: ModelParams, batch: Batch, rng_key: Array) -> Paid:

@@ -62,9 +62,11 @@ def make(parts: Parts, sections: Mapping[str, Mapping[str, Any]]) -> Novelty:
                 raise ValueError(f"{name}.{complaint}") from complaint
         return states
 
-    def observe(state: dict[str, Any], observation: Array, first: Array) -> tuple[dict[str, Any], Array, Array]:
+    def observe(
+        state: dict[str, Any], observation: Array, first: Array, reward: Array
+    ) -> tuple[dict[str, Any], Array, Array]:
         for name in watching:
-            seen, keys, first_visit = kinds[name].observe(state[name], observation, first)  # type: ignore[misc]
+            seen, keys, first_visit = kinds[name].observe(state[name], observation, first, reward)  # type: ignore[misc]
             return state | {name: seen}, keys, first_visit
         return state, jnp.zeros((observation.shape[0], 2), jnp.uint32), jnp.zeros_like(first)
 

@@ -4,6 +4,10 @@ Counting whole frames counts combinations, the skull's phase with the player's p
 and stay novel for long. Here every cell of the coarse frame counts its own levels. Wherever the skull rolls is
 known after one round, whatever the player does meanwhile; a player in a new place changes a cell that never changed.
 A frame is as novel as its most novel cell, 1 / sqrt(n), and is paid for where some cell is new in its episode.
+
+Once every place has been seen, what lies behind a reward is as well known as what lies before it: with the key in hand
+nothing on the way to the door is new. So an episode goes through stages, one more at every reward, and each stage
+counts for itself, as the cells of Go-Explore tell the keys that are held apart (Ecoffet et al. 2021).
 """
 
 from typing import Any
@@ -22,66 +26,88 @@ class PatchCountState:
     """Visits of each level of each cell.
 
     Attributes:
-      visits: `[cells, levels]` int32, frames of all episodes.
-      seen: `[E, cells, levels]` bool, in the episode that each environment plays.
+      visits: `[stages, cells, levels]` int32, frames of all episodes.
+      seen: `[E, cells, levels]` bool, in this stage of the episode that each environment plays.
+      stage: `[E]` int32, rewards that the episode has paid, up to the last stage.
     """
 
     visits: Array
     seen: Array
+    stage: Array
 
 
-def make(parts: Parts, *, grid_height: int, grid_width: int, num_levels: int) -> Kind:
+def make(parts: Parts, *, grid_height: int, grid_width: int, num_levels: int, num_stages: int) -> Kind:
     """The kind `patch_counts`.
 
     Args:
       parts: what kinds are built with.
       grid_height, grid_width, num_levels: of the coarse frame; see counts.cells.
+      num_stages: rewards of an episode that are told apart, and none of them; 1 counts all of an episode alike.
     """
     sizes = {"grid_height": grid_height, "grid_width": grid_width, "num_levels": num_levels}
     num_cells = grid_height * grid_width * parts.observation_shape[2]
 
     def start(rng_key: Array) -> PatchCountState:
         del rng_key
-        visits = jnp.zeros((num_cells, num_levels), jnp.int32)
-        return PatchCountState(visits, jnp.zeros((parts.num_envs, num_cells, num_levels), bool))
+        return PatchCountState(
+            visits=jnp.zeros((num_stages, num_cells, num_levels), jnp.int32),
+            seen=jnp.zeros((parts.num_envs, num_cells, num_levels), bool),
+            stage=jnp.zeros((parts.num_envs,), jnp.int32),
+        )
 
-    def see(state: PatchCountState, observation: Array, first: Array) -> tuple[PatchCountState, Array, Array]:
-        state, first_visit = observe(state, counts.cells(observation, **sizes), first)
-        return state, counts.keys(observation, **sizes), first_visit
+    def see(
+        state: PatchCountState, observation: Array, first: Array, reward: Array
+    ) -> tuple[PatchCountState, Array, Array]:
+        cells = counts.cells(observation, **sizes)
+        state, first_visit = observe(state, cells, first, reward)
+        # A row's stage is told by its key's second word.
+        keys = counts.hash_cells(cells).at[:, 1].set(state.stage.astype(jnp.uint32) + 1)
+        return state, keys, first_visit
 
     def pay(state: PatchCountState, params: Any, batch: Batch, rng_key: Array) -> Paid:
         del params, rng_key
         observation = batch.rows.observation
         cells = counts.cells(observation.reshape(-1, *observation.shape[2:]), **sizes)
-        paid = bonus(state, cells.reshape(*observation.shape[:2], -1), batch.rows.first_visit)
+        stage = batch.rows.novelty_key[..., 1].astype(jnp.int32) - 1
+        paid = bonus(state, cells.reshape(*observation.shape[:2], -1), stage, batch.rows.first_visit)
         return Paid(state, paid, None, {})
 
     return Kind(init=start, pay=pay, observe=see, metrics=metrics)
 
 
-def observe(state: PatchCountState, cells: Array, first: Array) -> tuple[PatchCountState, Array]:
+def observe(state: PatchCountState, cells: Array, first: Array, reward: Array) -> tuple[PatchCountState, Array]:
     """Counts one step's frames.
 
     Args:
       state: before.
       cells: `[E, cells]` uint32, each environment's coarse frame.
       first: `[E]` bool, it opens an episode.
+      reward: `[E]` float32, of the step that led to it.
     Returns:
-      (state, first visits `[E]` bool: some cell has a level that it had not in this episode).
+      (state, first visits `[E]` bool: some cell has a level that it had not in this stage of the episode).
     """
-    now = jax.nn.one_hot(cells, state.visits.shape[1], dtype=jnp.bool_)
-    seen = state.seen & ~first[:, None, None]
+    last_stage = state.visits.shape[0] - 1
+    stage = jnp.where(first, 0, jnp.minimum(state.stage + (reward != 0), last_stage))
+    begins = first | (stage != state.stage)
+    now = jax.nn.one_hot(cells, state.visits.shape[2], dtype=jnp.bool_)
+    seen = state.seen & ~begins[:, None, None]
     first_visit = (now & ~seen).any(axis=(1, 2))
-    return PatchCountState(state.visits + now.sum(axis=0, dtype=jnp.int32), seen | now), first_visit
+    visits = state.visits.at[stage].add(now.astype(jnp.int32))
+    return PatchCountState(visits, seen | now, stage), first_visit
 
 
-def bonus(state: PatchCountState, cells: Array, first_visit: Array) -> Array:
-    """1 / sqrt(n) of the most novel cell of `[..., cells]` where `first_visit [...]`; 1 for what was never counted."""
-    visits = state.visits[jnp.arange(cells.shape[-1]).reshape((1,) * (cells.ndim - 1) + (-1,)), cells.astype(jnp.int32)]
+def bonus(state: PatchCountState, cells: Array, stage: Array, first_visit: Array) -> Array:
+    """1 / sqrt(n) of the most novel cell of `[..., cells]`, in its `stage [...]`, where `first_visit [...]`.
+
+    1 for what was never counted.
+    """
+    cell = jnp.arange(cells.shape[-1]).reshape((1,) * (cells.ndim - 1) + (-1,))
+    visits = state.visits[stage[..., None], cell, cells.astype(jnp.int32)]
     rarest = jnp.maximum(visits.min(axis=-1), 1)
     return jnp.where(first_visit, jax.lax.rsqrt(rarest.astype(jnp.float32)), 0.0)
 
 
 def metrics(state: PatchCountState) -> Metrics:
-    """Scalars to log."""
-    return {"num_keys": (state.visits > 0).sum()}
+    """Scalars to log: cells' levels that were seen, in any stage and in each but the first together."""
+    seen = state.visits > 0
+    return {"num_keys": seen.any(axis=0).sum(), "num_later_keys": seen[1:].sum()}

@@ -66,9 +66,12 @@ def code_loss(logits: Array, codes: Array) -> tuple[Array, Array]:
     Returns:
       (`[...]` nats a code, `[...]` share of codes that are the likeliest).
     """
-    log_likelihood = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), codes[..., None], axis=-1)[..., 0]
+    # Not a gather: its gradient would be a scatter into all logits.
+    chosen = jax.nn.one_hot(codes, logits.shape[-1], dtype=jnp.bool_)
+    told = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
+    nats = jax.nn.logsumexp(logits, axis=-1) - told
     correct = jnp.argmax(logits, axis=-1) == codes
-    return -log_likelihood.mean(axis=(-2, -1)), correct.mean(axis=(-2, -1))
+    return nats.mean(axis=(-2, -1)), correct.mean(axis=(-2, -1))
 
 
 def continuation_loss(logit: Array, discount: Array) -> Array:

@@ -32,10 +32,10 @@ def _plan(params, rng_key, context, latent, codes, beta) -> SearchOutput:
     )
 
 
-def _observe(counter, observation, first):
-    """Counts calls; the key is the environment and the frame's number."""
-    environment, number = scripted.read(observation)
-    return counter + 1, jnp.stack([environment, number], axis=-1).astype(jnp.uint32), first
+def _observe(counter, observation, first, reward):
+    """Counts calls; the key is the frame's number and the reward that led there."""
+    _, number = scripted.read(observation)
+    return counter + 1, jnp.stack([number.astype(jnp.uint32), reward.astype(jnp.uint32)], axis=-1), first
 
 
 class Play:
@@ -129,7 +129,9 @@ def test_n12_valid_rows_are_the_episodes_lengths(play: Play) -> None:
 def test_rows_carry_what_the_search_and_the_novelty_said(play: Play) -> None:
     rows = play.rows
     environment, number = scripted.read(rows.observation)
-    np.testing.assert_array_equal(rows.novelty_key, np.stack([environment, number], axis=-1))
+    led_here = np.concatenate([np.zeros((ENVS, 1)), rows.reward[:, :-1]], axis=1)
+    np.testing.assert_array_equal(rows.novelty_key, np.stack([number, led_here], axis=-1))
+    assert len(np.unique(led_here)) > 3
     np.testing.assert_array_equal(rows.first_visit, rows.first)
     assert play.counter == PHASES * STEPS
     np.testing.assert_array_equal(rows.action, (number % 256 + environment) % ACTIONS)

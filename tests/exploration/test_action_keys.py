@@ -58,16 +58,17 @@ def learned():
 
 def test_keys_tell_places_and_leave_out_what_no_action_moves() -> None:
     rng, see = np.random.default_rng(1), jax.jit(KIND.observe)
-    first = jnp.zeros((8,), bool)
+    first, nothing = jnp.zeros((8,), bool), jnp.zeros((8,))
     state = KIND.init(jax.random.key(0))
-    _, key, visit = see(state, jnp.asarray(frame(np.zeros(8, int), np.zeros((8, WIDTH)))), first)
+    _, key, visit = see(state, jnp.asarray(frame(np.zeros(8, int), np.zeros((8, WIDTH)))), first, nothing)
     assert not key.any() and not visit.any()  # nothing is known before the net is frozen
 
     state, accuracy = learned()
     assert accuracy > 0.8  # at the walls two actions look alike
     places = [np.full(8, place) for place in range(WIDTH)]
     keys = [
-        np.asarray(see(state, jnp.asarray(frame(place, rng.integers(0, 2, (8, WIDTH)))), first)[1]) for place in places
+        np.asarray(see(state, jnp.asarray(frame(place, rng.integers(0, 2, (8, WIDTH)))), first, nothing)[1])
+        for place in places
     ]
     # Frames that differ in noise alone share their key, mostly; places never do.
     commonest = [max(np.unique(each, axis=0, return_counts=True)[1]) for each in keys]
@@ -79,11 +80,11 @@ def test_frozen_keys_are_counted_and_stay() -> None:
     state, _ = learned()
     rng = np.random.default_rng(2)
     observation, first = jnp.asarray(frame(np.arange(8) % WIDTH, np.zeros((8, WIDTH)))), jnp.ones((8,), bool)
-    state, key, visit = KIND.observe(state, observation, first)
+    state, key, visit = KIND.observe(state, observation, first, jnp.zeros(8))
     assert visit.all() and int(state.counts.num_keys) == len(np.unique(np.asarray(key), axis=0))
     paid = KIND.pay(state, None, batch(rng), jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, paid.state.params, state.params)
-    np.testing.assert_array_equal(KIND.observe(paid.state, observation, first)[1], key)
+    np.testing.assert_array_equal(KIND.observe(paid.state, observation, first, jnp.zeros(8))[1], key)
     rows = batch_of(np.repeat(np.asarray(observation)[:, None], 2, axis=1), np.zeros(8))
     seen = rows.rows.replace(novelty_key=jnp.repeat(key[:, None], 2, axis=1), first_visit=jnp.ones((8, 2), bool))
     bonus = KIND.pay(state, None, rows.replace(rows=seen), jax.random.key(0)).bonus

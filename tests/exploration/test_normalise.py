@@ -23,7 +23,7 @@ def _kind(bonus: float) -> Novelty:
     return Novelty(
         init=lambda rng_key: jnp.zeros((), jnp.int32),
         pay=pay,
-        observe=lambda state, observation, first: (state + 10, observation, first),
+        observe=lambda state, observation, first, reward: (state + 10, observation, first),
         rarity=lambda state, keys: keys * 2,
         metrics=lambda state: {"seen": state},
     )
@@ -73,7 +73,7 @@ def test_the_size_follows_slowly() -> None:
 
 def test_the_rest_is_passed_on() -> None:
     kind = _normalised(1.0)
-    state, seen, first = kind.observe(kind.init(jax.random.key(0)), jnp.ones(3), jnp.zeros(3, bool))
+    state, seen, first = kind.observe(kind.init(jax.random.key(0)), jnp.ones(3), jnp.zeros(3, bool), jnp.zeros(3))
     assert int(state.kinds) == 10 and seen.sum() == 3 and not first.any()
     assert kind.rarity(state, jnp.ones(2)).sum() == 4
 

@@ -25,7 +25,7 @@ def _paying(amount: float, *, watches: bool = False, supposes: bool = False) -> 
             bonus = jnp.full(batch.mask.shape, amount * times)
             return Paid(state + 1, bonus, supposed if supposes else None, {f"paid_{amount:g}": jnp.asarray(amount)})
 
-        def observe(state: Any, observation: Any, first: Any) -> Any:
+        def observe(state: Any, observation: Any, first: Any, reward: Any) -> Any:
             return state + 10, jnp.full((parts.num_envs, 2), 7, jnp.uint32), ~first
 
         return Kind(
@@ -51,7 +51,7 @@ def test_what_the_kinds_pay_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_array_equal(paid.bonus, np.full((2, 3), 7.0))
     assert paid.supposed is not None and set(paid.metrics) == {"paid_0.5", "paid_3"}
     assert {name: int(each) for name, each in paid.state.items()} == {"one": 1, "two": 1}
-    state, keys, first_visit = kind.observe(paid.state, None, jnp.array([True, False]))
+    state, keys, first_visit = kind.observe(paid.state, None, jnp.array([True, False]), jnp.zeros(2))
     assert {name: int(each) for name, each in state.items()} == {"one": 11, "two": 1}
     assert (keys == 7).all() and first_visit.tolist() == [False, True]
     np.testing.assert_array_equal(kind.rarity(state, keys), [0.5, 0.5])
@@ -64,7 +64,7 @@ def test_without_a_kind_nothing_is_new() -> None:
     paid = kind.pay(state, None, BATCH, jax.random.key(0))
     assert state == paid.state == {} and paid.supposed is None and paid.metrics == {} == kind.metrics(state)
     np.testing.assert_array_equal(paid.bonus, np.zeros((2, 3)))
-    _, keys, first_visit = kind.observe(state, BATCH.rows.observation[:, 0], jnp.array([True, False]))
+    _, keys, first_visit = kind.observe(state, BATCH.rows.observation[:, 0], jnp.array([True, False]), jnp.zeros(2))
     assert not keys.any() and not first_visit.any() and keys.dtype == jnp.uint32
     np.testing.assert_array_equal(kind.rarity(state, keys), [1.0, 1.0])
 
