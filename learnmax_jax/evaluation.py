@@ -141,9 +141,7 @@ def act_without_counts(
 ) -> tuple[ActorState, ActOutput]:
     """An act phase that counts no visits; see actor.act."""
 
-    def observe(
-        nothing: tuple[()], observation: Array, first: Array, reward: Array
-    ) -> tuple[tuple[()], Array, Array]:
+    def observe(nothing: tuple[()], observation: Array, first: Array, reward: Array) -> tuple[tuple[()], Array, Array]:
         del reward
         return nothing, jnp.zeros((observation.shape[0], 2), jnp.uint32), jnp.zeros_like(first)
 

@@ -78,7 +78,9 @@ def make(
             counts=counts.init(num_envs=parts.num_envs, table_size=table_size, episodic_table_size=episodic_table_size),
         )
 
-    def see(state: ActionKeyState, observation: Array, first: Array, reward: Array) -> tuple[ActionKeyState, Array, Array]:
+    def see(
+        state: ActionKeyState, observation: Array, first: Array, reward: Array
+    ) -> tuple[ActionKeyState, Array, Array]:
         del reward
         known = keys(state.params, net, counts.cells(observation, **sizes), num_bins=num_bins)
         key = jnp.where(state.num_updates >= learn_updates, known, 0)  # (0, 0) is counted nowhere
