@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.name = "montezuma"
     config.num_env_steps = 2_000_000
     config.patch_counts.num_stages = 8  # what lies behind the key is new with the key in hand
+    config.tokenizer.num_codes = 32  # half as many predictions; player recall 0.954 instead of 0.960: measured
     config.tokenizer_learner.batch_size = 32  # of 4 replayed observations a step: still a frame every two steps
     config.exploration.normalise = True  # else the search's values differ by less than search.value_floor
     config.exploration.beta_max = 1.0
