@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.dynamics.num_heads = 8
     config.dynamics.mlp_width = 2048
     config.dynamics.head_width = 1024
+    config.dynamics.dtype = "bfloat16"
     config.search.num_simulations = 16
     config.exploration.num_exploit_envs = 32
     config.counts.table_size = 2**23

@@ -78,6 +78,7 @@ def get_config() -> ConfigDict:
                 "code_head": "whole",  # from the latent; "patches": also from what is round each patch
                 "feedback": "expected",  # differentiable; what `step` feeds back for a predicted frame
                 "num_outcomes": 0,  # chance codes; 0: none
+                "dtype": "float32",  # of the large products; "bfloat16" where the hardware multiplies it
             },
             "support": {"minimum": -6.25, "maximum": 6.25, "num_bins": 51},  # rescaled units: up to 52 x reward_scale
             "returns": {

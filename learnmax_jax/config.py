@@ -39,6 +39,7 @@ def run(
     stop = lifecycle.StopWatcher()
     stop.start()
     set_xla_flags()
+    set_compilation_cache()
     sys.exit(
         lifecycle.exit_code(lambda: main(read_command_line(sys.argv, config_path=config_path, prepare=prepare), stop))
     )
@@ -53,6 +54,15 @@ def set_xla_flags() -> None:
     flags_given = os.environ.get("XLA_FLAGS", "")
     if _FUSION_FLAG not in flags_given:
         os.environ["XLA_FLAGS"] = f"{flags_given} --{_FUSION_FLAG}=".strip()
+
+
+def set_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless the environment says where, or (empty) nowhere; before JAX.
+
+    A program that holds EnvPool's `xla` call has the pool's address in it and is compiled anew in every process.
+    """
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "learnmax_jax" / "jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
 
 
 def read_command_line(

@@ -198,6 +198,7 @@ FIELDS: Mapping[str, Field] = {
     "dynamics.code_head": choice("whole", "patches"),
     "dynamics.feedback": choice("expected", "argmax"),
     "dynamics.num_outcomes": count("outcomes; 0 for no chance", "[0, inf)"),
+    "dynamics.dtype": choice("float32", "bfloat16"),
     "support.minimum": number("(-inf, 0]", "rescaled return"),
     "support.maximum": number("[0, inf)", "rescaled return"),
     "support.num_bins": count("bins", "[2, inf)"),

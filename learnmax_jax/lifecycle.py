@@ -14,8 +14,11 @@ import signal
 import socket
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
+
+_BEGIN = time.monotonic()
 
 DONE = 0
 BAD_INPUT = 2
@@ -47,6 +50,11 @@ class HostLost(RuntimeError):
 
 class Preempted(Exception):
     """The run was asked to stop and has saved; exit code 75."""
+
+
+def seconds_since_start() -> float:
+    """Since the command began: this module is the first that it imports."""
+    return time.monotonic() - _BEGIN
 
 
 def exit_code(command: Callable[[], int | None]) -> int:

@@ -254,6 +254,8 @@ class Run:
                 state, outputs = act_learn_step(state)
             self.stop.set_at_stake(True)
             if step == first_step:
+                outputs.num_updates.block_until_ready()
+                print(f"first step done {lifecycle.seconds_since_start():.0f} s after the start", flush=True)
                 self.clock.start(step * self.agent.steps_per_call)
             if waiting is not None:
                 self.report(self.absorb(waiting, state, step), step)

@@ -1,6 +1,7 @@
 """The one door: every wrong config or flag is one line and exit code 2."""
 
 import inspect
+import os
 import pathlib
 import subprocess
 import sys
@@ -375,3 +376,15 @@ def test_a_thawed_config_is_nobody_elses() -> None:
     changed.env.num_envs, changed.seed = 1, 7
     assert settings.env.num_envs == config.thaw(settings).env.num_envs == 64
     assert config.diff(settings, config.Settings(config.thaw(settings))) == {}
+
+
+def test_compiled_programs_are_kept_unless_the_environment_says_otherwise(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given, kept in ((None, str(tmp_path / "learnmax_jax" / "jax")), ("", ""), ("/elsewhere", "/elsewhere")):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        if given is not None:
+            monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+        config.set_compilation_cache()
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == kept

@@ -107,18 +107,20 @@ class Block(nn.Module):
     num_heads: int
     mlp_width: int
     width: int
+    dtype: str
 
     def setup(self) -> None:
+        small = nn.initializers.normal(0.02)
         self.attention_norm = nn.RMSNorm()
-        self.query_key_value = nn.Dense(3 * self.width, use_bias=False)
-        self.out = nn.Dense(self.width, use_bias=False, kernel_init=nn.initializers.normal(0.02))
+        self.query_key_value = nn.Dense(3 * self.width, use_bias=False, dtype=self.dtype)
+        self.out = nn.Dense(self.width, use_bias=False, kernel_init=small, dtype=self.dtype)
         self.mlp_norm = nn.RMSNorm()
-        self.up = nn.Dense(self.mlp_width)
-        self.down = nn.Dense(self.width, kernel_init=nn.initializers.normal(0.02))
+        self.up = nn.Dense(self.mlp_width, dtype=self.dtype)
+        self.down = nn.Dense(self.width, kernel_init=small, dtype=self.dtype)
 
     def project(self, x: Array, position: Array) -> tuple[Array, Array, Array]:
         """`x [B, Q, D]` at `position [B, Q]` to rotated query, rotated key, value `[B, heads, Q, head_dim]`."""
-        qkv = self.query_key_value(self.attention_norm(x))
+        qkv = self.query_key_value(self.attention_norm(x)).astype(x.dtype)
         qkv = qkv.reshape(*x.shape[:2], 3, self.num_heads, self.width // self.num_heads)
         query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))
         return rotate(query, position), rotate(key, position), value
@@ -139,6 +141,8 @@ class Dynamics(nn.Module):
       action_input: "sum" adds the action that led here to every token; "token" gives it a slot behind them.
       action_bits: which of the joystick's BITS each action closes, to embed it as their sum; None: a vector each.
       token_position: "learned" vector a token, "rows_columns" (a vector a row plus one a column), or "none".
+      dtype: of the dense layers' products, "float32" or "bfloat16"; parameters, sums, norms, attention and K/V stay
+        float32.
       grid: (rows, columns) of the patches, of which a whole-frame token may stand in front; used by "rows_columns".
     """
 
@@ -154,6 +158,7 @@ class Dynamics(nn.Module):
     action_input: str
     action_bits: tuple[tuple[int, ...], ...] | None
     token_position: str
+    dtype: str
     grid: tuple[int, int]
 
     def setup(self) -> None:
@@ -175,7 +180,8 @@ class Dynamics(nn.Module):
         )
         self._setup_position()
         self.blocks = [
-            Block(self.num_heads, self.mlp_width, self.width, name=f"block_{i}") for i in range(self.num_layers)
+            Block(self.num_heads, self.mlp_width, self.width, self.dtype, name=f"block_{i}")
+            for i in range(self.num_layers)
         ]
         self.final_norm = nn.RMSNorm()
 
@@ -351,8 +357,9 @@ class Dynamics(nn.Module):
         Returns:
           The child node, one deeper.
         """
-        table = self.code_table(code_vectors).reshape(-1, self.width)
-        x = self._embed(codes.reshape(*codes.shape[:2], -1) @ table, action)
+        table = self.code_table(code_vectors).reshape(-1, self.width).astype(self.dtype)
+        seen = codes.reshape(*codes.shape[:2], -1).astype(self.dtype) @ table
+        x = self._embed(seen.astype(codes.dtype), action)
         latent, keys, values = self._advance(x, context, node.path_keys, node.path_values, node.depth)
         return Node(
             latent=latent,

@@ -22,18 +22,24 @@ class PredictionHead(nn.Module):
     num_actions: int
     num_bins: int
     head_width: int
+    dtype: str
 
     @nn.compact
     def __call__(self, latent: Array, beta: Array) -> Prediction:
         """`latent [B, D]`, `beta [B]` to Prediction."""
         sign = jnp.sign(beta)
         wanting = jnp.stack([sign * jnp.sqrt(jnp.abs(beta)), beta, sign], axis=-1)
-        hidden = jax.nn.silu(nn.Dense(self.head_width)(latent) + nn.Dense(self.head_width, use_bias=False)(wanting))
-        zeros = nn.initializers.zeros
-        policy = nn.Dense(self.num_actions, kernel_init=zeros, name="policy")(hidden)
-        values = nn.Dense(NUM_VALUES * self.num_bins, kernel_init=zeros, name="values")(hidden)
-        q = nn.Dense(NUM_RETURNS * self.num_actions * self.num_bins, kernel_init=zeros, name="q")(hidden)
+        from_latent = nn.Dense(self.head_width, dtype=self.dtype)(latent)
+        hidden = jax.nn.silu(from_latent + nn.Dense(self.head_width, use_bias=False, dtype=self.dtype)(wanting))
         batch = latent.shape[0]
+
+        def logits(features: int, name: str) -> Array:
+            layer = nn.Dense(features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name=name)
+            return layer(hidden).astype(latent.dtype)
+
+        policy = logits(self.num_actions, "policy")
+        values = logits(NUM_VALUES * self.num_bins, "values")
+        q = logits(NUM_RETURNS * self.num_actions * self.num_bins, "q")
         return Prediction(
             policy_logits=policy,
             value_logits=values.reshape(batch, NUM_VALUES, self.num_bins),
@@ -58,11 +64,12 @@ class TransitionHead(nn.Module):
     head_width: int
     action_bits: tuple[tuple[int, ...], ...] | None
     code_head: str
+    dtype: str
     patches: tuple[int, int]
 
     def setup(self) -> None:
         zeros = nn.initializers.zeros
-        self.from_latent = nn.Dense(2 * self.head_width)
+        self.from_latent = nn.Dense(2 * self.head_width, dtype=self.dtype)
         if self.action_bits is None:
             self.from_action = nn.Embed(self.num_actions, 2 * self.head_width)
         else:
@@ -71,7 +78,8 @@ class TransitionHead(nn.Module):
         self.intrinsic = nn.Dense(self.num_bins, kernel_init=zeros)
         # Episodes are long: an untrained model should expect to live on.
         self.continuation = nn.Dense(1, kernel_init=zeros, bias_init=nn.initializers.constant(4.0))
-        self.codes = nn.Dense(self.num_groups * self.num_codes, kernel_init=nn.initializers.normal(0.02))
+        small = nn.initializers.normal(0.02)
+        self.codes = nn.Dense(self.num_groups * self.num_codes, kernel_init=small, dtype=self.dtype)
         self.keep = nn.Dense(self.num_groups, kernel_init=zeros, bias_init=nn.initializers.constant(4.0))
         if self.code_head == "patches":
             rows, columns = self.patches
@@ -101,7 +109,7 @@ class TransitionHead(nn.Module):
           codes: `[B, N, G, V]` float, the present codes' distribution.
           chance: `[B, O]` one-hot of which outcome came; None takes the prior's most likely.
         """
-        mixed = self.from_latent(latent) + self._of_action(action)[:, None]
+        mixed = self.from_latent(latent).astype(latent.dtype) + self._of_action(action)[:, None]
         if self.num_outcomes:
             chance_logits = self.prior(self._gated(mixed.mean(axis=1)))
             if chance is None:
@@ -111,7 +119,8 @@ class TransitionHead(nn.Module):
             chance_logits = jnp.zeros((latent.shape[0], 0))
         hidden = self._gated(mixed)
         pooled = hidden.mean(axis=1)
-        code_logits = self.codes(hidden).reshape(codes.shape) + self.keep(hidden)[..., None] * codes
+        evidence = self.codes(hidden).astype(latent.dtype).reshape(codes.shape)
+        code_logits = evidence + self.keep(hidden)[..., None] * codes
         if self.code_head == "patches":
             code_logits = code_logits + self.of_patches(hidden, codes)
         return Outcome(

@@ -28,6 +28,7 @@ ACTION_EMBEDDINGS = ("atomic", "compositional")
 TOKEN_POSITIONS = ("learned", "rows_columns", "none")
 CODE_HEADS = ("whole", "patches")
 FEEDBACKS = ("expected", "argmax")
+DTYPES = ("float32", "bfloat16")
 
 
 @struct.dataclass
@@ -148,6 +149,7 @@ def make_world_model(
     code_head: str,
     feedback: str,
     num_outcomes: int,
+    dtype: str,
     action_names: Sequence[str] = (),
 ) -> WorldModel:
     """Builds the bundle for one tokenizer and one set of sizes.
@@ -166,6 +168,7 @@ def make_world_model(
       feedback: what a predicted frame feeds back: "expected" (mean embedding under the marginals) or
         "argmax" (straight-through).
       num_outcomes: O, how many outcomes chance may pick between; 0 turns it off.
+      dtype: of the large products, "float32" or "bfloat16"; everything else, parameters too, is float32.
       action_names: the environment's, A of them; only "compositional" reads them.
     Raises:
       ValueError: sizes that do not fit or an unknown switch.
@@ -181,6 +184,7 @@ def make_world_model(
         ("token_position", token_position, TOKEN_POSITIONS),
         ("code_head", code_head, CODE_HEADS),
         ("feedback", feedback, FEEDBACKS),
+        ("dtype", dtype, DTYPES),
     ):
         if value not in allowed:
             raise ValueError(f"dynamics.{field}={value}: unknown. Allowed: {', '.join(allowed)}.")
@@ -212,9 +216,10 @@ def make_world_model(
             action_input=action_input,
             action_bits=bits,
             token_position=token_position,
+            dtype=dtype,
             grid=tokenizer.grid,
         ),
-        prediction=PredictionHead(num_actions=num_actions, num_bins=num_bins, head_width=head_width),
+        prediction=PredictionHead(num_actions=num_actions, num_bins=num_bins, head_width=head_width, dtype=dtype),
         transition=TransitionHead(
             num_actions=num_actions,
             num_groups=tokenizer.num_groups,
@@ -224,6 +229,7 @@ def make_world_model(
             head_width=head_width,
             action_bits=bits,
             code_head=code_head,
+            dtype=dtype,
             patches=tokenizer.patches,
         ),
     )

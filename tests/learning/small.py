@@ -85,6 +85,7 @@ def small_world_model(tokenizer: Tokenizer, *, num_actions: int, **changes: Any)
         "code_head": "whole",
         "feedback": "expected",
         "num_outcomes": 0,
+        "dtype": "float32",
     }
     return make_world_model(tokenizer, num_actions=num_actions, **(sizes | changes))
 

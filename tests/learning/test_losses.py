@@ -390,10 +390,10 @@ def test_s2_24_a_weight_of_0_spends_nothing_on_consistency() -> None:
 NUM_GROUPS, NUM_CODES = 2, 5
 
 
-def _real_model(num_outcomes: int) -> tuple[WorldModel, ModelParams]:
+def _real_model(num_outcomes: int, dtype: str = "float32") -> tuple[WorldModel, ModelParams]:
     """A real world model, random where its `init` puts zeros."""
     tokenizer = small.identity_tokenizer(num_groups=NUM_GROUPS, num_codes=NUM_CODES)
-    world_model = small.small_world_model(tokenizer, num_actions=ACTIONS, num_outcomes=num_outcomes)
+    world_model = small.small_world_model(tokenizer, num_actions=ACTIONS, num_outcomes=num_outcomes, dtype=dtype)
     frames = jnp.zeros((1, 1, 1, NUM_GROUPS), jnp.uint8)
     state = jax.jit(tokenizer.init)(jax.random.key(0), frames)
     rng = np.random.default_rng(0)
@@ -547,3 +547,30 @@ def test_an_unroll_sees_its_start_and_its_actions_and_no_later_frame() -> None:
         a.replace(beta=a.beta + 1),
     ):
         assert (np.abs(open_parts(seen) - expected) > 1e-4).any()
+
+
+def test_n15_products_in_bfloat16_change_the_loss_by_less_than_2_percent() -> None:
+    told = {}
+    for dtype in ("float32", "bfloat16"):
+        world_model, params = _real_model(num_outcomes=0, dtype=dtype)
+
+        def loss(network: Any, world_model: WorldModel = world_model, params: ModelParams = params) -> Array:
+            return losses.world_model_loss(
+                network,
+                params,
+                _make(np.random.default_rng(0), batch=8),
+                jax.random.key(0),
+                world_model=world_model,
+                support=SUPPORT,
+                weights=EVERY_PART,
+                unroll_steps=2,
+                num_unrolls=2,
+            )[0]
+
+        value, gradient = jax.jit(jax.value_and_grad(loss))(params.network)
+        assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+        told[dtype] = float(value), np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
+    (exact, direction), (rounded, rounded_direction) = told.values()
+    assert 0 < abs(rounded - exact) < 0.02 * exact
+    cosine = direction @ rounded_direction / (np.linalg.norm(direction) * np.linalg.norm(rounded_direction))
+    assert 0.99 < cosine < 1 - 1e-7

@@ -33,6 +33,7 @@ def _transition(num_outcomes: int) -> TransitionHead:
         head_width=16,
         action_bits=None,
         code_head="whole",
+        dtype="float32",
         patches=(0, 0),
     )
 
@@ -45,7 +46,7 @@ def _both(head: TransitionHead, latent: jax.Array, action: jax.Array, codes: jax
 
 @pytest.fixture(scope="module")
 def predict() -> tuple:
-    head = PredictionHead(num_actions=ACTIONS, num_bins=BINS, head_width=16)
+    head = PredictionHead(num_actions=ACTIONS, num_bins=BINS, head_width=16, dtype="float32")
     latent = _latent().mean(axis=1)
     params = jax.jit(head.init)(jax.random.key(0), latent, jnp.zeros(BATCH))
     return jax.jit(head.apply), params, latent

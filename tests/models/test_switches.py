@@ -48,6 +48,7 @@ def _dynamics(num_tokens: int, **switches: Any) -> Dynamics:
     """One that embeds only."""
     sizes = {"num_groups": 2, "num_codes": 5, "width": 8, "num_layers": 0, "num_heads": 1, "mlp_width": 8}
     kinds = {"code_input": "learned", "action_input": "sum", "action_bits": None, "token_position": "learned"}
+    kinds |= {"dtype": "float32"}
     grid = (0, 0) if num_tokens == 1 else (2, num_tokens // 2)
     return Dynamics(num_tokens=num_tokens, num_actions=len(NAMES), **(sizes | kinds | {"grid": grid} | switches))
 

@@ -164,6 +164,7 @@ def test_predict_reads_all_tokens_alike(rollout: Rollout) -> None:
         ),
         ({"code_head": "grid"}, "code_head=grid.*whole, patches"),
         ({"feedback": "soft"}, "feedback=soft.*expected, argmax"),
+        ({"dtype": "float16"}, "dynamics.dtype=float16.*float32, bfloat16"),
     ],
 )
 def test_wrong_sizes_and_switches_are_refused(wrong: dict, message: str) -> None:
@@ -182,6 +183,7 @@ def test_wrong_sizes_and_switches_are_refused(wrong: dict, message: str) -> None
         "code_head": "whole",
         "feedback": "expected",
         "num_outcomes": 0,
+        "dtype": "float32",
     }
     with pytest.raises(ValueError, match=message):
         make_world_model(tiny.make_tokenizer(1, 2, 5), **(sizes | wrong))

@@ -47,6 +47,7 @@ def make(
     code_head: str = "whole",
     feedback: str = "expected",
     num_outcomes: int = 0,
+    dtype: str = "float32",
     seed: int = 0,
 ) -> tuple[WorldModel, ModelParams]:
     """The bundle, and random parameters: those of `init` have output layers of 0, which would hide mistakes."""
@@ -67,6 +68,7 @@ def make(
         code_head=code_head,
         feedback=feedback,
         num_outcomes=num_outcomes,
+        dtype=dtype,
     )
     frames = jnp.zeros((1, num_tokens, num_groups, 1), jnp.uint8)
     rng = np.random.default_rng(seed)
