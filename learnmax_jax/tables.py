@@ -157,9 +157,7 @@ def write_page(out: pathlib.Path) -> None:
     others = sorted(path for path in out.glob("*.md") if path.stem not in TABLES)
     for path in others:
         parts.append(path.read_text())
-        parts += [
-            f"![{picture.stem}]({out.name}/{picture.name})\n" for picture in sorted(out.glob(f"{path.stem}-*.png"))
-        ]
+        parts += [f"![{picture.stem}]({out.name}/{picture.name})\n" for picture in results.pictures(out, path.stem)]
     out.with_suffix(".md").write_text("\n".join(parts))
 
 

@@ -42,7 +42,7 @@ def write_page(out: pathlib.Path) -> None:
     extras = {name: [line for line in alike if name in line["figures"]][-1:] for name in EXTRAS}
     figures = newest["figures"]
     machine = Machine(**figures["machine"])
-    for old in out.glob(f"{NAME}-*.png"):
+    for old in results.pictures(out, NAME):
         old.unlink()
     plots.draw_roofline(figures["roofline"], machine).savefig(out / f"{NAME}-roofline.png", dpi=100)
     step, assumed = cost_model.step_of(figures), cost_model.Assumptions()
@@ -76,11 +76,6 @@ _GROWTH = (
 _PEERS = (
     "Theirs as published or measured before on such a machine; frames, actions and encoders differ and are named.\n\n"
 )
-
-
-def pictures(out: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures that there are."""
-    return sorted(out.glob(f"{NAME}-*.png"))
 
 
 def _head(line: Mapping[str, Any]) -> str:

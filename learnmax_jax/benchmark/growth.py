@@ -133,7 +133,7 @@ def row(curve: Curve, points: Sequence[Point]) -> dict[str, Any]:
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:
-    """Slope of log y over log x by least squares, of the upper half of the sizes, at least three; None of less than two.
+    """Slope of log y over log x by least squares, of the upper half of the sizes, at least three; None of less than 2.
 
     Below, what does not grow hides what does: seconds are a + b n.
     """

@@ -12,6 +12,7 @@ from learnmax_jax.benchmark import timing
 
 _COPIED_BYTES = 2**27  # beyond the caches
 _SQUARE = 1024
+_MOST_CALLS = 100  # of a product in a round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,6 @@ def _product_rate(m: int, k: int, n: int, *, rounds: int) -> float:
     key = jax.random.key(0)
     left, right = jax.random.normal(key, (m, k)), jax.random.normal(key, (k, n))
     product = jax.jit(jnp.matmul)
-    repeats = max(1, round(1e8 / (m * k * n)))
+    repeats = min(_MOST_CALLS, max(1, round(1e8 / (m * k * n))))
     seconds = timing.least(lambda: [product(left, right) for _ in range(repeats)], rounds=rounds)
     return repeats * 2.0 * m * k * n / seconds

@@ -57,7 +57,8 @@ def measure(settings: config.Settings, *, rounds: int) -> list[dict[str, Any]]:
         dynamics, shape = settings.dynamics, player.environments.observation_shape
         about = (
             f"from frame to action, width {dynamics.width}, {dynamics.num_layers} layers, "
-            f"window {searches.WINDOWS[0]}, {player.environments.num_actions} actions, frames {'x'.join(map(str, shape))}"
+            f"window {searches.WINDOWS[0]}, {player.environments.num_actions} actions, "
+            f"frames {'x'.join(map(str, shape))}"
         )
         rows.append(
             {

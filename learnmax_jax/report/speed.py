@@ -2,12 +2,11 @@
 
 import pathlib
 
-from learnmax_jax import config
-from learnmax_jax.benchmark import folder
+from learnmax_jax import config, results
 
 RESULTS = config.REPOSITORY / "docs" / "results"
 
 
 def pictures() -> list[pathlib.Path]:
-    """PNG files, by name."""
-    return folder.pictures(RESULTS)
+    """PNG files that `python -m experiments.bench --out=docs/results` wrote."""
+    return results.pictures(RESULTS, "bench")
