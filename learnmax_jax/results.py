@@ -29,3 +29,8 @@ def put(path: pathlib.Path, row: dict[str, Any], *, known_by: Sequence[str]) -> 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)) + "\n"
+
+
+def pictures(out: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """The pictures beside `<out>/<name>.md`, by name: `<out>/<name>-*.png`."""
+    return sorted(out.glob(f"{name}-*.png"))

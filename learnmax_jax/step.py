@@ -172,7 +172,8 @@ def act_learn_step(state: State, *, agent: Agent) -> tuple[State, Outputs]:
     step_key = jax.random.fold_in(state.rng_key, state.step)
     act_key, learn_key = jax.random.split(step_key)
     acted, watched, output = agent.act(state.train.model, state.actor, state.novelty, act_key)
-    replay = agent.replay.add(state.replay, output.transitions)
+    with jax.named_scope("store"):
+        replay = agent.replay.add(state.replay, output.transitions)
     num_updates = jnp.where(agent.replay.can_sample(replay), agent.updates_per_step, 0)
     learned = learn(state.train, replay, watched, acted.beta, learn_key, num_updates, agent=agent)
     state = state.replace(
@@ -243,9 +244,12 @@ def learn(
     def one(index: Array, learned: Learned) -> Learned:
         keys = jax.random.split(jax.random.fold_in(rng_key, index), 4)
         sample_key, frame_key, update_key, novelty_key = keys
-        batch = sample(learned.replay, sample_key)
-        paid = agent.novelty.pay(learned.novelty, learned.train.target_model, batch, novelty_key)
-        frames = devices.spread(agent.mesh, _tokenizer_frames(agent, learned.replay, paid.state, batch, frame_key))
+        with jax.named_scope("sample"):
+            batch = sample(learned.replay, sample_key)
+        with jax.named_scope("novelty"):
+            paid = agent.novelty.pay(learned.novelty, learned.train.target_model, batch, novelty_key)
+        with jax.named_scope("sample"):
+            frames = devices.spread(agent.mesh, tokenizer_frames(agent, learned.replay, paid.state, batch, frame_key))
         train, priorities, metrics = agent.update(
             learned.train, batch, paid.bonus, frames, betas, update_key, paid.supposed
         )
@@ -264,7 +268,7 @@ def learn(
     return jax.lax.fori_loop(0, num_updates, one, nothing.replace(metrics=metrics))
 
 
-def _tokenizer_frames(agent: Agent, replay: ReplayState, novelty: Any, batch: Batch, rng_key: Array) -> Array:
+def tokenizer_frames(agent: Agent, replay: ReplayState, novelty: Any, batch: Batch, rng_key: Array) -> Array:
     """The frames `[M, H, W, C]` that the tokenizer learns from: its own stream, or the batch's."""
     section = agent.config.tokenizer_learner
     if section.stream == "diverse":

@@ -155,7 +155,9 @@ def write_page(out: pathlib.Path) -> None:
         if (out / f"{name}.png").exists():
             parts.append(f"![{table.title}]({out.name}/{name}.png)\n")
     others = sorted(path for path in out.glob("*.md") if path.stem not in TABLES)
-    parts += [path.read_text() for path in others]
+    for path in others:
+        parts.append(path.read_text())
+        parts += [f"![{picture.stem}]({out.name}/{picture.name})\n" for picture in results.pictures(out, path.stem)]
     out.with_suffix(".md").write_text("\n".join(parts))
 
 

@@ -233,5 +233,10 @@ def test_bench_measures_the_parts_and_ends_with_json() -> None:
         step_over_parts searches_per_second window_ratio context_seconds tree_depth_mean tree_depth_max compile_seconds
         peak_memory_bytes tree_bytes replay_bytes_per_step"""
     assert all(figures[name] > 0 for name in promised.split())
+    parts = {row["name"]: row for row in figures["roofline"]}
+    assert list(parts)[-3:] == ["act", "learn", "step"] and len(parts) == 10
+    halves = parts["act"]["flops"] + parts["learn"]["flops"]
+    assert 0.9 * halves < parts["step"]["flops"] < 1.1 * halves
+    assert all(0 < row["ideal_seconds"] for row in parts.values() if row["name"] != "emulators")
     assert 7056 <= figures["replay_bytes_per_step"] < 7200
     assert {"jax", "jaxlib", "envpool", "mctx", "flax"} <= set(figures["versions"])

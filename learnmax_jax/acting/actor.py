@@ -149,7 +149,8 @@ def act(
     """
     memory = state.memory
     capacity = memory.first.shape[1] + num_steps
-    context, _ = world_model.context(params, memory.codes, memory.action, memory.first, capacity=capacity)
+    with jax.named_scope("context"):
+        context, _ = world_model.context(params, memory.codes, memory.action, memory.first, capacity=capacity)
 
     def one_step(
         carry: tuple[ActorState, Context, Any], rng_key: Array
@@ -158,10 +159,13 @@ def act(
         search_key, way_key, dither_key = jax.random.split(rng_key, 3)
         ways_back = draw_ways_back(state.ways_back, state.first, way_key, longest=longest_way_back)
         beta = betas_now(state.beta, ways_back, state.episode_step)
-        codes = world_model.tokenise(params, state.observation)
+        with jax.named_scope("tokenise"):
+            codes = world_model.tokenise(params, state.observation)
         led_here = jnp.where(state.first, world_model.num_actions, state.action)
-        context, latent = world_model.extend(params, context, codes, led_here, state.first)
-        search = plan(params, search_key, context, latent, codes, beta)
+        with jax.named_scope("context"):
+            context, latent = world_model.extend(params, context, codes, led_here, state.first)
+        with jax.named_scope("search"):
+            search = plan(params, search_key, context, latent, codes, beta)
         held, action = dither(
             state.held,
             search.action,
@@ -171,8 +175,10 @@ def act(
             longest_hold=longest_hold,
             num_actions=world_model.num_actions,
         )
-        novelty, key, first_visit = observe(novelty, state.observation, state.first, state.reward)
-        env_state, time_step = environments.step(state.env_state, action)
+        with jax.named_scope("novelty"):
+            novelty, key, first_visit = observe(novelty, state.observation, state.first, state.reward)
+        with jax.named_scope("emulators"):
+            env_state, time_step = environments.step(state.env_state, action)
         row = Transition(
             observation=state.observation,
             action=action,

@@ -139,7 +139,8 @@ def update(
       (TrainState, priorities `[B]`, metrics; `finite` among them is 1 where loss and gradients were).
     """
     target_key, loss_key, tokenizer_key, codebook_key = jax.random.split(rng_key, 4)
-    supervision = supervise(state.target_model, batch, novelty, target_key, betas, supposed)
+    with jax.named_scope("supervise"):
+        supervision = supervise(state.target_model, batch, novelty, target_key, betas, supposed)
     learned, priorities, metrics = update_model(
         state,
         supervision,
@@ -161,6 +162,7 @@ def update(
     return learned.replace(num_updates=state.num_updates + 1), priorities, metrics
 
 
+@jax.named_scope("update_model")
 def update_model(
     state: TrainState,
     supervision: Supervision,
@@ -202,6 +204,7 @@ def update_model(
     return state, priorities, metrics
 
 
+@jax.named_scope("update_tokenizer")
 def update_tokenizer(
     state: TrainState,
     observation: Array,

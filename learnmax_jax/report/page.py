@@ -16,7 +16,7 @@ from PIL import Image, ImageSequence
 
 from learnmax_jax import config_schema, provenance, published
 from learnmax_jax.lifecycle import StorageError
-from learnmax_jax.report import code_sheet, curves, maps
+from learnmax_jax.report import code_sheet, curves, maps, speed
 from learnmax_jax.report.folder import Folder, Missing, is_number, step_of
 
 _STYLE = """
@@ -68,8 +68,9 @@ def write(folder: Folder, out: pathlib.Path, *, command: str) -> list[str]:
       OSError: the file cannot be written.
     """
     damage: list[str] = []
-    parts = [_show(folder, section, damage) for section in SECTIONS]
-    links = "".join(f'<a href="#{section.name}">{section.title}</a>' for section in SECTIONS)
+    sections = [*SECTIONS, *([SPEED] if speed.pictures() else [])]
+    parts = [_show(folder, section, damage) for section in sections]
+    links = "".join(f'<a href="#{section.name}">{section.title}</a>' for section in sections)
     text = "\n".join(
         [
             "<!doctype html>",
@@ -250,6 +251,16 @@ def _config(folder: Folder) -> str:
     return f'<div class="columns">{"".join(blocks)}</div>'
 
 
+def _speeds(folder: Folder) -> str:
+    """The checkout's benchmark."""
+    del folder
+    figures = [
+        f"<figure>{_image(_read_image(file)[0], file.stem)}<figcaption>{html.escape(file.name)}</figcaption></figure>"
+        for file in speed.pictures()
+    ]
+    return f"<p>Of the code, not of this run: <code>python -m experiments.bench</code>.</p>{''.join(figures)}"
+
+
 SECTIONS: Sequence[Section] = (
     Section("score", "Score beside published results", _score),
     Section("curves", "Learning curves", _curves),
@@ -260,6 +271,8 @@ SECTIONS: Sequence[Section] = (
     Section("start", "Command and versions", _runs),
     Section("config", "Config", _config),
 )
+# Shown where the checkout has pictures of it.
+SPEED = Section("speed", "What the code's parts cost", _speeds)
 
 
 def _name(folder: Folder) -> str:
