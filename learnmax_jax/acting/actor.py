@@ -284,8 +284,9 @@ def _take_turns(
         env_state, rows, answer = receive(env_state, rows, group)
         late.append(jax.tree.map(lambda x: x[None], answer))
     answers = jax.tree.map(lambda x, *more: jnp.concatenate([x[lead:], *more]), answers, *late)
+    # Turn by turn of each group is, row by row, step by step of all.
     thoughts, answers = jax.tree.map(
-        lambda x: x.reshape(-1, num_groups * x.shape[1], *x.shape[2:]), (thoughts, answers)
+        lambda x: x.reshape(len(x) // num_groups, num_groups * x.shape[1], *x.shape[2:]), (thoughts, answers)
     )
     return join(rows).replace(env_state=env_state, memory=state.memory), thoughts, answers
 

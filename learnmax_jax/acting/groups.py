@@ -54,7 +54,7 @@ def split(tree: Tree, num_groups: int) -> Tree:
 
 def join(tree: Tree) -> Tree:
     """Undoes `split`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) if x.ndim else x, tree)
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) if x.ndim else x, tree)
 
 
 def pick(tree: Tree, group: Group) -> Tree:
