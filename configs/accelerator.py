@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.env.num_envs = 256
     config.actor.window = 16
     config.actor.num_steps = 16
+    config.actor.num_groups = 2
     config.tokenizer.width = 256
     config.tokenizer.num_blocks = 4
     config.tokenizer.channel_hidden = 1024

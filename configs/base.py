@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
             "actor": {
                 "window": 8,  # frames the first search of an act phase sees
                 "num_steps": 8,  # steps of each environment in one compiled step
+                "num_groups": 1,  # of environments, which take turns; 2: one steps while the other searches
             },
             "tokenizer": {
                 "layout": "grid",  # one transformer token a frame: what a CPU can search; codes of patches: measured

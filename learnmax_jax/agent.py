@@ -100,7 +100,13 @@ def build_player(config: Any, mesh: Mesh | None = None) -> Player:
       ValueError: a part refuses its section.
     """
     mesh = mesh or devices.alone()
-    environments = envs.make(**config.env, world=config_schema.optional_section(config, "world"), mesh=mesh)
+    groups = envs.make_groups(
+        num_groups=config.actor.num_groups,
+        world=config_schema.optional_section(config, "world"),
+        mesh=mesh,
+        **config.env,
+    )
+    environments = groups.environments
     growth = config_schema.optional_section(config, "growth") or None
     tokenizer = make_tokenizer(observation_shape=environments.observation_shape, growth=growth, **config.tokenizer)
     support = Support(**config.support)
@@ -123,7 +129,7 @@ def build_player(config: Any, mesh: Mesh | None = None) -> Player:
     act = partial(
         actor.act,
         world_model=world_model,
-        environments=environments,
+        groups=groups,
         plan=plan,
         num_steps=config.actor.num_steps,
         **{name: config.exploration[name] for name in ("epsilon", "longest_hold", "longest_way_back")},

@@ -48,6 +48,7 @@ def check_devices(config: Any, num_devices: int, num_processes: int = 1) -> None
         if value % num_devices:
             near = neighbours(value, num_devices)
             raise error(name, value, f"does not divide by {num_devices} devices", f"multiples of {num_devices}", near)
+    _check_groups(config, num_devices)
 
 
 def _check_name(config: Any) -> None:
@@ -138,6 +139,13 @@ def _check_updates(config: Any) -> None:
     updates_per_step(config)
 
 
+def _check_groups(config: Any, num_devices: int) -> None:
+    from learnmax_jax.acting import groups
+
+    with _section("actor"):
+        groups.check(config.actor.num_groups, num_envs=config.env.num_envs, num_devices=num_devices)
+
+
 def _check_rooms(config: Any) -> None:
     """Asks the rooms themselves: building their parts allocates and compiles nothing."""
     from learnmax_jax.acting import envs, families
@@ -148,6 +156,7 @@ def _check_rooms(config: Any) -> None:
 
     with _section("env"):
         envs.check(**config.env)
+    _check_groups(config, num_devices=1)
     if config.env.backend == "world":
         with _section("world"):
             world = envs.make(**config.env, world=optional_section(config, "world"))

@@ -154,6 +154,7 @@ FIELDS: Mapping[str, Field] = {
     "env.zero_discount_on_life_loss": switch(),
     "actor.window": count("observations"),
     "actor.num_steps": count("agent steps of each environment in one train step"),
+    "actor.num_groups": count("groups of environments that take turns; a divisor of env.num_envs"),
     # models
     "tokenizer.layout": choice("frame", "grid", "patch", "anchor"),
     "tokenizer.quantizer": choice("vq_ema", "vq_grad", "fsq", "random", "growing", "identity"),

@@ -83,6 +83,7 @@ class Evaluator:
         section.env.backend = "world" if settings.env.backend == "world" else "callback"
         section.search.gumbel_scale, section.exploration.epsilon = 0.0, 0.0
         section.exploration.num_exploit_envs = num_episodes
+        section.actor.num_groups = 1  # any number of episodes divides by it
         self.player = agents.build_player(config.Settings(section))
         self._act = jax.jit(partial(act_without_counts, self.player))
 

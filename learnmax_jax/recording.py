@@ -204,7 +204,7 @@ def _play_run(settings: config.Settings, workdir: pathlib.Path, begin: int) -> I
     section = config.thaw(saved)
     section.env = settings.env.to_dict()
     section.env.backend = "world" if settings.env.backend == "world" else "callback"
-    section.actor.num_steps = settings.actor.num_steps
+    section.actor.num_steps, section.actor.num_groups = settings.actor.num_steps, settings.actor.num_groups
     section.exploration.num_exploit_envs = min(saved.exploration.num_exploit_envs, settings.env.num_envs)
     player = agents.build_player(config.check(section))
     act = jax.jit(lambda state, key: evaluation.act_without_counts(player, params, state, key))

@@ -268,6 +268,15 @@ def test_f24_both_neighbours_that_divide_by_the_devices_are_named() -> None:
         config_checks.check_devices(settings, 8)
     with pytest.raises(BadInput, match=r"learner.batch_size=3: .* Nearest: 2 or 4"):
         config_checks.check_devices(changed(env__num_envs=12, learner__batch_size=3), 2)
+    grouped = changed(env__num_envs=12, learner__batch_size=4, actor__num_groups=3)
+    config_checks.check_devices(grouped, 1)
+    with pytest.raises(BadInput, match=r"actor.num_groups=3: .* 2 devices.* Allowed: 1. Nearest: 1"):
+        config_checks.check_devices(grouped, 2)
+
+
+def test_groups_divide_the_environments() -> None:
+    with pytest.raises(BadInput, match=r"^actor.num_groups=5: does not divide env.num_envs=64.* Nearest: 4"):
+        config.check(changed(actor__num_groups=5))
 
 
 def test_f25_the_ring_must_hold_a_window_of_each_environment() -> None:

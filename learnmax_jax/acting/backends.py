@@ -2,7 +2,8 @@
 
 Each function takes `new_pool` (rng_key -> EnvPool's gymnasium pool), `read` (EnvPool's answer -> Frame), `shapes`
 (B -> a Frame's), `tell` (frame, lives before -> TimeStep) and `table` (`[A]` int32, the emulator's
-action for each of ours), and returns `(reset, step)` as `types.Environments` wants them.
+action for each of ours), and returns Emulators. Between `send` and `recv` EnvPool's threads step the emulators, and
+the program or the host is free.
 """
 
 import dataclasses
@@ -63,6 +64,7 @@ class Frame:
 
 
 Reset = Callable[[Array], tuple[EmulatorState, TimeStep]]
+Send = Callable[[EmulatorState, Any], EmulatorState]
 Step = Callable[[EmulatorState, Any], tuple[EmulatorState, TimeStep]]
 NewPool = Callable[[Array], Any]
 Tell = Callable[[Frame, Any], TimeStep]
@@ -70,33 +72,56 @@ Read = Callable[[Answer], Frame]
 Shapes = Callable[[int], tuple[jax.ShapeDtypeStruct, ...]]
 
 
-def xla_functions(new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray) -> tuple[Reset, Step]:
+@dataclasses.dataclass(frozen=True)
+class Emulators:
+    """A pool's functions.
+
+    Attributes:
+      reset: as `types.Environments` wants it.
+      send: (env_state, action `[B]`) -> env_state; the emulators begin to step.
+      recv: (env_state, action) -> (env_state, TimeStep); waits for the answer to that action, which was sent.
+    """
+
+    reset: Reset
+    send: Send
+    recv: Step
+
+    def step(self, env_state: EmulatorState, action: Any) -> tuple[EmulatorState, TimeStep]:
+        """Both halves, as `types.Environments` wants it."""
+        return self.recv(self.send(env_state, action), action)
+
+
+def xla_functions(new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray) -> Emulators:
     """Emulators as a call of the compiled program; its pointer leads to one pool, which is kept for good."""
     del shapes  # EnvPool knows them
-    pool_steps: list[Callable] = []
+    pools: list[tuple[Callable, Callable]] = []  # recv and send of each
 
     def reset(rng_key: Array) -> tuple[EmulatorState, TimeStep]:
         pool = new_pool(rng_key)
         _POINTED_AT.append(pool)
         frame = read(_reset_pool(pool))
-        handle, _, _, pool_step = pool.xla()
-        pool_steps.append(pool_step)
-        state = EmulatorState(handle=handle, lives=frame.lives, pool=len(pool_steps) - 1)
+        handle, pool_recv, pool_send, _ = pool.xla()
+        pools.append((pool_recv, pool_send))
+        state = EmulatorState(handle=handle, lives=frame.lives, pool=len(pools) - 1)
         return jax.device_put((state, tell(frame, frame.lives)))
 
-    def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
-        _require_state(env_state)
+    def send(env_state: EmulatorState, action: Array) -> EmulatorState:
+        require_state(env_state)
+        _, pool_send = pools[env_state.pool]
         emulator_action = _choose_emulator_action(action, env_state.lives, table)
-        handle, answer = pool_steps[env_state.pool](env_state.handle, emulator_action)
+        return env_state.replace(handle=pool_send(env_state.handle, emulator_action))
+
+    def recv(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
+        del action  # the emulators know it
+        pool_recv, _ = pools[env_state.pool]
+        handle, answer = pool_recv(env_state.handle)
         frame = read(Answer(*answer))
         return env_state.replace(handle=handle, lives=frame.lives), tell(frame, env_state.lives)
 
-    return reset, step
+    return Emulators(reset, send, recv)
 
 
-def callback_functions(
-    new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray
-) -> tuple[Reset, Step]:
+def callback_functions(new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray) -> Emulators:
     """Emulators behind a callback: any device, and nothing of the pool in the compiled program.
 
     The pool's number comes back from every call and goes into the next, which keeps the steps in order.
@@ -108,22 +133,32 @@ def callback_functions(
         state, frame = reset_latest(rng_key)
         return jax.device_put((state, tell(frame, frame.lives)))
 
-    def step_on_host(number: np.ndarray, action: np.ndarray) -> tuple:
-        frame = read(Answer(*find_pool(number).step(np.asarray(action))))
+    def send_on_host(number: np.ndarray, action: np.ndarray) -> np.ndarray:
+        find_pool(number).send(np.asarray(action))
+        return np.asarray(number)
+
+    def recv_on_host(number: np.ndarray) -> tuple:
+        frame = read(Answer(*find_pool(number).recv()))
         return np.asarray(number), *vars(frame).values()
 
-    def step(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
-        _require_state(env_state)
+    told_number = jax.ShapeDtypeStruct((), jnp.int32)
+
+    def send(env_state: EmulatorState, action: Array) -> EmulatorState:
+        require_state(env_state)
         emulator_action = _choose_emulator_action(action, env_state.lives, table)
-        told = jax.ShapeDtypeStruct((), jnp.int32), *shapes(env_state.lives.shape[0])
-        number, *fields = io_callback(step_on_host, told, env_state.handle, emulator_action)
+        return env_state.replace(handle=io_callback(send_on_host, told_number, env_state.handle, emulator_action))
+
+    def recv(env_state: EmulatorState, action: Array) -> tuple[EmulatorState, TimeStep]:
+        del action  # the emulators know it
+        told = told_number, *shapes(env_state.lives.shape[0])
+        number, *fields = io_callback(recv_on_host, told, env_state.handle)
         frame = Frame(*fields)
         return env_state.replace(handle=number, lives=frame.lives), tell(frame, env_state.lives)
 
-    return reset, step
+    return Emulators(reset, send, recv)
 
 
-def host_functions(new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray) -> tuple[Reset, Step]:
+def host_functions(new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, table: np.ndarray) -> Emulators:
     """Emulators in plain numpy, never traced; the one way that can refuse an action."""
     del shapes
     reset_latest, find_pool = _latest_pool(new_pool, read)
@@ -132,14 +167,19 @@ def host_functions(new_pool: NewPool, read: Read, shapes: Shapes, tell: Tell, ta
         state, frame = reset_latest(rng_key)
         return state, tell(frame, frame.lives)
 
-    def step(env_state: EmulatorState, action: Any) -> tuple[EmulatorState, TimeStep]:
+    def send(env_state: EmulatorState, action: Any) -> EmulatorState:
         action = np.asarray(action)
-        _require_state(env_state, given=_describe(action))
+        require_state(env_state, given=_describe(action))
         _require_actions(action, num_envs=len(env_state.lives), num_actions=len(table))
-        frame = read(Answer(*find_pool(env_state.handle).step(table[action])))
+        find_pool(env_state.handle).send(table[action])
+        return env_state
+
+    def recv(env_state: EmulatorState, action: Any) -> tuple[EmulatorState, TimeStep]:
+        del action  # the emulators know it
+        frame = read(Answer(*find_pool(env_state.handle).recv()))
         return env_state.replace(lives=frame.lives), tell(frame, env_state.lives)
 
-    return reset, step
+    return Emulators(reset, send, recv)
 
 
 def _latest_pool(new_pool: NewPool, read: Read) -> tuple[Callable, Callable]:
@@ -182,7 +222,8 @@ def _describe(action: np.ndarray) -> str:
     return f"{described}, range [{action.min()}, {action.max()}]" if action.size else described
 
 
-def _require_state(env_state: Any, given: str = "env_state") -> None:
+def require_state(env_state: Any, given: str = "env_state") -> None:
+    """Raises RuntimeError for a step before `reset`."""
     if not isinstance(env_state, EmulatorState):
         name = type(env_state).__name__
         raise RuntimeError(f"{given}: step before reset, the state is {name}. Allowed: the state that reset gave")

@@ -13,7 +13,7 @@ and every pool lives as long as the process, at about 1 MB an environment. Who r
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,15 +21,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from learnmax_jax.acting import backends, families, spread
+from learnmax_jax.acting import backends, families, groups, spread
 from learnmax_jax.acting.actions import ACTION_NAMES, ACTION_SETS
-from learnmax_jax.acting.backends import EmulatorState, Frame
+from learnmax_jax.acting.backends import Emulators, EmulatorState, Frame
 from learnmax_jax.acting.families import PROTOCOLS
+from learnmax_jax.acting.groups import Groups
 from learnmax_jax.acting.probes import probe_ram
 from learnmax_jax.types import Array, Environments, TimeStep
 from learnmax_jax.worlds import deep_sea, key_door, scripted, sprites, table
 
-__all__ = ["ACTION_NAMES", "ACTION_SETS", "BACKENDS", "PROTOCOLS", "WORLDS", "EmulatorState", "check", "make"]
+__all__ = [
+    "ACTION_NAMES",
+    "ACTION_SETS",
+    "BACKENDS",
+    "PROTOCOLS",
+    "WORLDS",
+    "EmulatorState",
+    "check",
+    "make",
+    "make_groups",
+]
 
 BACKENDS = ("xla", "callback", "host", "world")
 
@@ -107,8 +118,14 @@ def refuse_64_bit(backend: str, game: str) -> None:
         )
 
 
-def make(
+def make(**arguments: Any) -> Environments:
+    """B environments that all step at once; arguments as of `make_groups`, save num_groups."""
+    return make_groups(num_groups=1, **arguments).environments
+
+
+def make_groups(
     *,
+    num_groups: int,
     backend: str,
     game: str,
     num_envs: int,
@@ -119,19 +136,22 @@ def make(
     zero_discount_on_life_loss: bool,
     world: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
-) -> Environments:
-    """Makes B environments behind one signature.
+) -> Groups:
+    """Makes B environments behind one signature, in groups that are told and waited for one by one.
 
     Atari games give grey frames `[B, 84, 84, 1]` uint8 and raw scores, 4 frames a step; for MiniGrid see families.py.
     Actions are cast to int32 and clipped to [0, A) inside a compiled program; the `host` backend
     raises instead (ValueError with shape, dtype and range; RuntimeError for a step before `reset`).
 
     Args:
+      num_groups: G, a divisor of B; 1 where there are several devices. The `host` backend is one group always. What
+        an environment plays does not depend on it.
       backend: `xla`, `callback`, `host` or `world`.
       game: EnvPool's id of an Atari game or a MiniGrid, e.g. `MontezumaRevenge-v5`; for `world` a name in `WORLDS`,
         which has its own actions and episodes: only num_envs and `world` reach it.
       num_envs: B.
-      num_threads: EnvPool's threads; 0 for one a core. Changes the speed only.
+      num_threads: EnvPool's threads of each pool, of which every group and device has one; 0 for one a core. Changes
+        the speed only.
       protocol: `standard` (sticky actions, random start) or `deterministic`.
       action_set: A, one of the family's.
       max_episode_steps: steps (not frames) after which an episode is truncated.
@@ -139,9 +159,10 @@ def make(
       world: the other arguments of the world's own `make`; for `world` only.
       mesh: the devices that the rows are split over; none for JAX's default one.
     Returns:
-      Environments; only worlds are restorable.
+      Groups; only worlds are restorable.
     Raises:
-      ValueError: as `check`; or the world refuses an argument, named as it stands in its `make`.
+      ValueError: as `check`; num_groups is none of what is allowed; or the world refuses an argument, named as it
+        stands in its `make`.
     """
     check(
         backend=backend,
@@ -153,9 +174,10 @@ def make(
         max_episode_steps=max_episode_steps,
         zero_discount_on_life_loss=zero_discount_on_life_loss,
     )
+    groups.check(num_groups, num_envs=num_envs, num_devices=mesh.size if mesh else 1)
     if backend == "world":
         made = WORLDS[game](num_envs=num_envs, **(world or {}))
-        return spread.world(mesh, made) if mesh and mesh.size > 1 else made
+        return groups.at_once(spread.world(mesh, made) if mesh and mesh.size > 1 else made, num_groups)
     if world:
         raise ValueError(f"world={dict(world)}: {game} is an emulator. Allowed: env.backend=world. Nearest: none")
     if backend == "xla" and jax.default_backend() not in ("cpu", "gpu"):
@@ -172,7 +194,12 @@ def make(
         "host": backends.host_functions,
     }
 
-    def pool_of(mine: slice) -> tuple[backends.Reset, backends.Step]:
+    def pools_of(places: Sequence[int], num_parts: int) -> list[Emulators]:
+        """The emulators of some parts of the environments, of which there are num_parts."""
+        share = num_envs // num_parts
+        return [pool_of(slice(place * share, (place + 1) * share)) for place in places]
+
+    def pool_of(mine: slice) -> Emulators:
         """The emulators of some of the environments."""
 
         def new_pool(rng_key: Array) -> Any:
@@ -186,23 +213,26 @@ def make(
 
         return functions[backend](new_pool, family.read, family.frame_shapes, tell, family.emulator_actions(action_set))
 
+    def about(reset: backends.Reset, step: backends.Step) -> Environments:
+        return Environments(
+            num_envs=num_envs,
+            num_actions=action_set,
+            action_names=family.action_sets[action_set],
+            observation_shape=family.observation_shape,
+            observation_levels=family.observation_levels,
+            frames_per_step=family.frames_per_step,
+            restorable=False,
+            reset=reset,
+            step=step,
+        )
+
     if mesh and mesh.size > 1:
-        share = num_envs // mesh.size
-        parts = [pool_of(slice(place * share, (place + 1) * share)) for place in spread.places(mesh)]
-        reset, step = spread.emulators(mesh, parts)
-    else:
-        reset, step = pool_of(slice(None))
-    return Environments(
-        num_envs=num_envs,
-        num_actions=action_set,
-        action_names=family.action_sets[action_set],
-        observation_shape=family.observation_shape,
-        observation_levels=family.observation_levels,
-        frames_per_step=family.frames_per_step,
-        restorable=False,
-        reset=reset,
-        step=step,
-    )
+        parts = pools_of(spread.places(mesh), mesh.size)
+        return groups.at_once(about(*spread.emulators(mesh, parts)), num_groups)
+    if backend == "host":
+        everything = pool_of(slice(None))
+        return groups.at_once(about(everything.reset, everything.step), 1)
+    return groups.emulators(pools_of(range(num_groups), num_groups), about)
 
 
 def make_pool(game: str, *, seeds: list[int], num_threads: int, max_episode_steps: int, **protocol: Any) -> Any:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learnmax_jax.acting import actor
+from learnmax_jax.acting import actor, groups
 from learnmax_jax.models.support import Support
 from learnmax_jax.search import planner
 from learnmax_jax.types import SearchOutput
@@ -24,7 +24,7 @@ def _plan(params, rng_key, context, latent, codes, beta) -> SearchOutput:
     action = (codes[:, 3, 0] + codes[:, 0, 0]) % ACTIONS
     return SearchOutput(
         action=action,
-        search_policy=jax.random.uniform(rng_key, (ENVS, ACTIONS)),
+        search_policy=jax.random.uniform(rng_key, (len(beta), ACTIONS)),
         search_value=jnp.stack([codes[:, 3, 0] + 10 * beta, beta], axis=-1),
         depth_mean=latent,
         depth_max=context.length - context.start,
@@ -41,7 +41,7 @@ def _observe(counter, observation, first, reward):
 class Play:
     """Some phases of play in the scripted world, joined along time."""
 
-    def __init__(self, *, window: int, num_steps: int, phases: int, **random: float) -> None:
+    def __init__(self, *, window: int, num_steps: int, phases: int, num_groups: int = 1, **random: float) -> None:
         # Tokens are the frame's four bands, so that every frame has codes of its own.
         self.bundle, self.params = tiny.make(num_tokens=4, num_groups=1, num_codes=256, num_actions=ACTIONS)
         self.world = scripted.make(num_envs=ENVS, num_actions=ACTIONS, size=4, **LENGTHS)
@@ -53,7 +53,7 @@ class Play:
             partial(
                 actor.act,
                 world_model=self.bundle,
-                environments=self.world,
+                groups=groups.at_once(self.world, num_groups),
                 plan=_plan,
                 observe=_observe,
                 num_steps=num_steps,
@@ -195,6 +195,21 @@ def test_phases_change_nothing_but_what_the_search_remembers(play: Play, window:
     assert other.state.memory.codes.shape[1] == window - 1
 
 
+def test_groups_that_take_turns_play_the_same_rows(play: Play) -> None:
+    """All but what is drawn at random; each of three groups is one environment here."""
+    other = Play(window=WINDOW, num_steps=STEPS, phases=PHASES, num_groups=ENVS)
+    drawn = {"search_policy"}
+    for name in vars(play.rows).keys() - drawn:
+        np.testing.assert_array_equal(getattr(other.rows, name), getattr(play.rows, name), err_msg=name)
+    for name in ("episode_score", "depth_max", "finite", "probe"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(other.output, name), getattr(play.output, name))
+    np.testing.assert_allclose(other.output.depth_mean, play.output.depth_mean, atol=1e-5)
+    assert other.counter == play.counter
+    jax.tree.map(np.testing.assert_array_equal, other.state, play.state)
+    # Every group's every step drew with a key of its own.
+    assert len({policy.tobytes() for policy in np.concatenate(other.rows.search_policy)}) == ENVS * PHASES * STEPS
+
+
 def test_final_state_goes_on_where_the_rows_stop(play: Play) -> None:
     state, rows = play.state, play.rows
     for env in range(ENVS):
@@ -227,7 +242,7 @@ def test_acting_with_the_planner(play: Play) -> None:
         partial(
             actor.act,
             world_model=play.bundle,
-            environments=play.world,
+            groups=groups.at_once(play.world, 1),
             plan=plan,
             observe=_observe,
             num_steps=STEPS,
