@@ -109,10 +109,13 @@ def measure(settings: config.Settings, *, budget_seconds: float) -> list[dict[st
     wanted.sort(key=lambda item: (item[0], item[3].what == "update", item[1], item[2]))
     items = [(f"{name} {size:,}", (size, curve)) for _, name, size, curve in wanted]
     points: dict[str, list[Point]] = {}
+    params: dict[int, Any] = {}  # by width: nothing else shapes them
     for _, (size, curve) in timing.told(items, len(items), budget_seconds=budget_seconds):
-        measure_one = _search_point if curve.what == "search" else _update_point
-        points.setdefault(curve.name, []).append(measure_one(settings, curve, size))
-        jax.clear_caches()  # programs of other shapes
+        if curve.what == "search":
+            point = _search_point(settings, curve, size, params)
+        else:
+            point = _update_point(settings, curve, size)
+        points.setdefault(curve.name, []).append(point)
     return [row(curve, points[curve.name]) for curve in curves(settings) if curve.name in points]
 
 
@@ -170,12 +173,13 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _search_point(settings: config.Settings, curve: Curve, size: int) -> Point:
-    """Seconds of a batch of searches."""
+def _search_point(settings: config.Settings, curve: Curve, size: int, known: dict[int, Any]) -> Point:
+    """Seconds of a batch of searches; parameters of a width are made once."""
     player = searches.player_with(settings, {_SIMULATIONS: searches.SIMULATIONS} | curve.fields(size))
     num_envs = size if curve.name == "environments" else searches.ENVIRONMENTS
     window = size if curve.name == "window" else searches.WINDOWS[0]
-    params = searches.params_of(player)
+    width = player.config.dynamics.width
+    params = known[width] = known[width] if width in known else searches.params_of(player)
     context, root = searches.roots(player, num_envs, window)
     told = (params, *jax.jit(context)(params), jax.random.key(0))
     compiled = jax.jit(root).lower(*told).compile()

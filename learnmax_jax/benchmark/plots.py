@@ -96,6 +96,7 @@ def draw_prediction(rows: Sequence[Mapping[str, Any]], assumed: Assumptions) -> 
         )
     axes.set_xticks(counts, [f"{count:.0f}" for count in counts])
     axes.minorticks_off()
+    axes.set_xlim(counts[0] / 1.6, counts[-1] * 3)
     axes.set_xlabel("accelerators\n\n" + "\n".join(textwrap.wrap(assumed.text(), 84)), fontsize=8)
     axes.set_ylabel("agent steps/s")
     axes.legend(frameon=False)

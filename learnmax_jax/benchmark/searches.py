@@ -52,13 +52,16 @@ def player_with(settings: config.Settings, fields: Mapping[str, Any]) -> agents.
 
 def params_of(player: agents.Player) -> Any:
     """Random parameters whose search prefers something: heads start at zero, which makes an untypically flat tree."""
-    key, observation = jax.random.key(0), jnp.zeros((1, *player.environments.observation_shape), jnp.uint8)
-    params = player.world_model.init(key, observation, player.tokenizer.init(key, observation))
+    observation = jnp.zeros((1, *player.environments.observation_shape), jnp.uint8)
 
-    def noisy(x: Array) -> Array:
-        return x + NOISE * jax.random.normal(key, x.shape) if x.ndim == 2 else x
+    def init(key: Array) -> Any:
+        params = player.world_model.init(key, observation, player.tokenizer.init(key, observation))
+        noisy = [
+            x + NOISE * jax.random.normal(key, x.shape) if x.ndim == 2 else x for x in jax.tree.leaves(params.network)
+        ]
+        return params.replace(network=jax.tree.unflatten(jax.tree.structure(params.network), noisy))
 
-    return params.replace(network=jax.tree.map(noisy, params.network))
+    return jax.jit(init)(jax.random.key(0))
 
 
 def roots(player: agents.Player, num_envs: int, window: int) -> tuple[Callable, Callable]:

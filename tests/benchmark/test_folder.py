@@ -81,8 +81,9 @@ def test_the_newest_run_and_the_newest_extras_are_shown(tmp_path: pathlib.Path) 
     assert {"commit", "device", "date", "config"} <= set(lines[0])
 
 
-def test_a_run_without_extras_has_no_old_pictures(tmp_path: pathlib.Path) -> None:
-    put(tmp_path, "bench")
+def test_a_run_without_extras_leaves_no_old_pictures(tmp_path: pathlib.Path) -> None:
+    put(tmp_path, "bench --growth", **extras())
+    folder.put(tmp_path, config_name="another", command="bench", figures=figures())
     assert len(results.pictures(tmp_path, "bench")) == 2
 
 

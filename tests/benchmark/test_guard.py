@@ -37,10 +37,10 @@ def ratio(calls: Mapping[str, Callable[[], Any]], above: str, *below: str) -> fl
 @pytest.fixture(scope="module")
 def batches() -> dict[str, Callable[[], Any]]:
     """Searches of two windows and of two numbers of simulations."""
-    calls = {}
+    calls, params = {}, None
     for name, window, simulations in (("base", 4, 16), ("long window", 32, 16), ("few simulations", 4, 4)):
         player = searches.player_with(runs.tiny(*SIZES), {"search.num_simulations": simulations})
-        params = searches.params_of(player)
+        params = params or searches.params_of(player)
         context, root = searches.roots(player, searches.ENVIRONMENTS, window)
         calls[name] = partial(jax.jit(root), params, *jax.jit(context)(params), jax.random.key(0))
         jax.block_until_ready(calls[name]())
