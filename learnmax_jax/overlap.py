@@ -42,7 +42,7 @@ def measure(settings: config.Settings, *, rounds: int) -> dict[str, float]:
         "emulators": _emulating(alone),
         "network": _acting(_without_emulators(alone), params),
     }
-    for call in [*calls.values()] * 2:  # the second call's arguments lie where the first one left them
+    for call in [*calls.values()] * 2:  # the second one may compile again, for where its arguments lie
         jax.block_until_ready(call())
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
@@ -80,8 +80,7 @@ def _params(agent: Agent) -> Any:
 def _acting(agent: Agent, params: Any) -> Callable[[], Any]:
     """Act phases that follow one another."""
     act = jax.jit(agent.act)
-    start = steps.start_actor(agent.player, params, jax.random.key(1)), agent.novelty.init(jax.random.key(2))
-    held: Any = jax.device_put(start, jax.local_devices()[0])  # else the second call would compile again
+    held: Any = steps.start_actor(agent.player, params, jax.random.key(1)), agent.novelty.init(jax.random.key(2))
     calls = 0
 
     def call() -> Any:
