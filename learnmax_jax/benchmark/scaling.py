@@ -83,14 +83,20 @@ def _run(settings: config.Settings, devices: int, work: int, rounds: int) -> flo
             f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({values!r})\n"
         )
         command = [sys.executable, "-m", "experiments.bench", f"--config={path}", "--only=step", "--json"]
-        ended = subprocess.run(
-            [*command, f"--rounds={rounds}"],
-            cwd=config.REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-        )
+        try:
+            ended = subprocess.run(
+                [*command, f"--rounds={rounds}"],
+                cwd=config.REPOSITORY,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise lifecycle.BadInput(
+                f"--devices={devices}: {work} times the work took over {TIMEOUT_SECONDS} s. Allowed: fewer devices, a "
+                "smaller config or fewer --rounds."
+            ) from None
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
         raise lifecycle.BadInput(f"--devices={devices}: exit code {ended.returncode}: {last}")

@@ -55,6 +55,7 @@ def test_time_grows_with_simulations_no_faster_than_they_do(batches: dict[str, C
     assert ratio(batches, "base", "few simulations") < 6  # four times the simulations
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # three programs of the whole size are compiled
 def test_the_step_costs_no_more_than_its_halves() -> None:
     agent = agents.build(runs.tiny(*SIZES))

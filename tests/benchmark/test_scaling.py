@@ -27,6 +27,7 @@ def test_the_work_grows_and_nothing_else() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2700)  # three processes that compile the whole step
 def test_two_devices_are_timed_beside_one() -> None:
     one, two = scaling.measure(runs.tiny(), (1, 2), rounds=1)
     assert one["ratio"] == 1.0 and two["devices"] == 2 and two["num_envs"] == 4
