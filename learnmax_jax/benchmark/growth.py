@@ -63,7 +63,8 @@ def curves(settings: config.Settings) -> list[Curve]:
     capacities = sorted(
         {max(-(-replay.min_size // chunk) * chunk, replay.capacity // n // chunk * chunk) for n in (1, 4, 16)}
     )
-    lengths = tuple(learner.sequence_length * n for n in (1, 2, 4))
+    longest = replay.capacity // settings.env.num_envs - 2  # an environment's rows hold a window
+    lengths = tuple(learner.sequence_length * n for n in (1, 2, 4) if learner.sequence_length * n <= longest)
 
     def longer(length: int) -> dict[str, Any]:
         ratio = learner.replay_ratio * length / learner.sequence_length  # as many updates

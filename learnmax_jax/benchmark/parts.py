@@ -68,9 +68,7 @@ def measure_step(settings: config.Settings, *, rounds: int) -> dict[str, Any]:
     """Times the whole step alone, on all the devices that there are."""
     with lifecycle.bad_input():
         agent = agents.build(settings, devices.everything())
-    state = steps.init_state(agent)
-    state = steps.place(agent, state)
-    state = programs.filled(agent, state)
+    state = programs.filled(agent, steps.place(agent, steps.init_state(agent)))
     part = programs.whole(agent, state, ("step",))["step"]
     del state
     seconds = timing.medians(timing.interleaved({"step": part.call}, rounds=rounds))["step"]

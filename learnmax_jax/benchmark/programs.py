@@ -108,6 +108,7 @@ def whole(agent: Agent, state: State, names: tuple[str, ...] = ("act", "learn", 
     for name in names:
         # One pool a part: a program keeps the pool it was traced with.
         copy = jax.tree.map(jnp.copy, state).replace(actor=steps.start_actor(agent.player, state.train.model, env_key))
+        copy = steps.place(agent, copy)  # as the step leaves it
         parts[name] = compile_part(functions[name], copy, keeps=True, donates=True, trips=agent.updates_per_step)
     return parts
 
