@@ -144,9 +144,10 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, runs.
 def test_smoke_trains_on_montezuma_and_says_how_far_it_is(smoke: tuple[pathlib.Path, runs.Ended]) -> None:
     workdir, ended = smoke
     lines = ended.output.splitlines()
+    assert re.fullmatch(r"first step done \d+ s after the start", lines[0])
     assert len([line for line in lines if " env steps  " in line]) == 10
     speed, left = r"\d[\d,]*\.\d steps/s", r"\d+:\d\d:\d\d left"
-    assert re.fullmatch(rf"64 / 640 env steps  256 frames  {speed}  \d+ updates  score (-|\d+\.\d)  {left}", lines[0])
+    assert re.fullmatch(rf"64 / 640 env steps  256 frames  {speed}  \d+ updates  score (-|\d+\.\d)  {left}", lines[1])
     assert re.fullmatch(
         rf"640 / 640 env steps  2,560 frames  {speed}  \d+ updates  score (-|\d+\.\d)  0:00:00 left", lines[-1]
     )
