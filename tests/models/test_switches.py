@@ -149,7 +149,7 @@ def test_s4_87_whitened_input_forgets_the_codebooks_scale_and_place(code_input: 
 def test_sizes_of_a_switch_that_has_no_names_to_read_are_refused() -> None:
     sizes = {"num_bins": 3, "width": 8, "num_layers": 1, "num_heads": 1, "mlp_width": 8, "head_width": 8}
     kinds = {"code_input": "learned", "action_input": "sum", "token_position": "learned"}
-    kinds |= {"code_head": "whole", "feedback": "expected"}
+    kinds |= {"code_head": "whole", "feedback": "expected", "dtype": "float32"}
     with pytest.raises(AssertionError):
         make_world_model(
             tiny.make_tokenizer(1, 2, 5),
