@@ -151,7 +151,7 @@ def test_smoke_trains_on_montezuma_and_says_how_far_it_is(smoke: tuple[pathlib.P
     assert re.fullmatch(
         rf"640 / 640 env steps  2,560 frames  {speed}  \d+ updates  score (-|\d+\.\d)  0:00:00 left", lines[-1]
     )
-    assert re.fullmatch(r"evaluation after step 20: mean score \d+\.\d", lines[4])
+    assert re.fullmatch(r"evaluation after step 20: mean score \d+\.\d", lines[5])
     assert runs.saved_steps(workdir) == [30, 40]
     assert json.loads((workdir / "config.json").read_text())["name"] == "smoke"
 
