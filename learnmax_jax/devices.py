@@ -4,6 +4,7 @@ The step is one program for all devices: XLA splits it by where its arguments li
 priorities come out as on one device, up to rounding. One device is an axis of one.
 """
 
+import os
 from typing import Any, TypeVar
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+_THREADS_A_DEVICE = 8
 
 Tree = TypeVar("Tree")
 
@@ -23,6 +25,18 @@ def everything() -> Mesh:
 def alone() -> Mesh:
     """This process's first device."""
     return Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
+
+
+def forced(count: int) -> dict[str, str]:
+    """Environment variables of a process that takes the CPU for so many devices.
+
+    A device's program waits in a thread for each collective that it has begun. XLA's pool has a thread a device: where
+    devices begin independent collectives in different order, all threads wait and none is left to bring the others
+    (eight devices on two cores: "Expected 8 threads to join the rendezvous, but only 6 of them arrived"). So the pool
+    gets more threads.
+    """
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
+    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": str(_THREADS_A_DEVICE * count)}
 
 
 def split(mesh: Mesh) -> NamedSharding:

@@ -1,7 +1,6 @@
 """Several processes as one run: alike, stopped together, and told apart when one is gone."""
 
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -10,7 +9,7 @@ import time
 
 import pytest
 
-from learnmax_jax import cluster, lifecycle
+from learnmax_jax import cluster, devices, lifecycle
 from learnmax_jax.cluster import Cluster
 from tests import runs
 
@@ -146,8 +145,7 @@ def test_f39_two_processes_of_different_seeds_end_with_what_differs(tmp_path: pa
 def test_f37_two_processes_are_one_of_two_devices_to_the_bit(tmp_path: pathlib.Path) -> None:
     port = _port()
     both = [_start(tmp_path / "two", index, port) for index in (0, 1)]
-    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
-    one = runs.start("zuma", f"--config={runs.TINY}", f"--workdir={tmp_path / 'one'}", XLA_FLAGS=flags)
+    one = runs.start("zuma", f"--config={runs.TINY}", f"--workdir={tmp_path / 'one'}", **devices.forced(2))
     for ended in map(runs.finish, [*both, one]):
         assert ended.code == 0, ended.errors[-2000:]
     folders = [tmp_path / "one", tmp_path / "two", tmp_path / "two" / "process-1"]

@@ -13,7 +13,7 @@ import sys
 import pytest
 from PIL import Image
 
-from learnmax_jax import lifecycle, metrics
+from learnmax_jax import devices, lifecycle, metrics
 from tests import runs
 
 pytestmark = pytest.mark.timeout(900)
@@ -63,7 +63,7 @@ def test_f24_what_does_not_divide_by_the_devices_is_refused_with_both_neighbours
         "--config.env.num_envs=12",
         "--config.replay.capacity=960",
         f"--workdir={tmp_path / 'run'}",
-        XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
+        **devices.forced(8),
     )
     assert "env.num_envs=12: does not divide by 8 devices" in line and "Nearest: 8 or 16" in line
     assert not (tmp_path / "run").exists()

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from learnmax_jax import devices
 from tests import runs
 
 
 def _eight(*arguments: str) -> dict[str, Any]:
-    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     ended = subprocess.run(
         [sys.executable, "-m", "tests.eight_devices", *arguments],
         capture_output=True,
         text=True,
         cwd=runs.ROOT,
-        env=os.environ | {"XLA_FLAGS": flags},
+        env=os.environ | devices.forced(8),
         timeout=900,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -48,3 +48,15 @@ def test_f20_whole_steps_and_checkpoints_are_those_of_one_device() -> None:
 def test_emulators_behind_eight_devices_play_the_same_games(backend: str) -> None:
     told = _eight("emulators", backend)
     assert told["difference"] == 0.0 and told["moved"] > 0.0
+
+
+def test_forced_devices_keep_the_flags_there_are_and_get_more_threads_than_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    forced = devices.forced(8)
+    assert forced["XLA_FLAGS"].split() == [
+        "--xla_cpu_multi_thread_eigen=false",
+        "--xla_force_host_platform_device_count=8",
+    ]
+    assert forced["JAX_PLATFORMS"] == "cpu" and int(forced["NPROC"]) > 8

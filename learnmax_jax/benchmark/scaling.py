@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learnmax_jax import config, lifecycle, results
+from learnmax_jax import config, devices, lifecycle, results
 from learnmax_jax.benchmark import timing
 
 ALLOWED = (1, 2, 4, 8, 16)
@@ -47,11 +47,11 @@ def measure(settings: config.Settings, counts: Sequence[int], *, rounds: int) ->
     Raises:
       BadInput: a process failed, or the config does not divide; its own words.
     """
-    runs = sorted({(devices, work) for work in counts for devices in {1, work}}, key=lambda run: (run[1], run[0]))
-    items = [(f"{devices} devices, {work} times the work", (devices, work)) for devices, work in runs]
+    runs = sorted({(number, work) for work in counts for number in {1, work}}, key=lambda run: (run[1], run[0]))
+    items = [(f"{number} devices, {work} times the work", (number, work)) for number, work in runs]
     seconds = {}
-    for _, (devices, work) in timing.told(items, len(items)):
-        seconds[devices, work] = _run(settings, devices, work, rounds)
+    for _, (number, work) in timing.told(items, len(items)):
+        seconds[number, work] = _run(settings, number, work, rounds)
     return [
         {
             "devices": count,
@@ -72,10 +72,9 @@ def times(settings: config.Settings, work: int) -> dict[str, Any]:
     return section.to_dict()
 
 
-def _run(settings: config.Settings, devices: int, work: int, rounds: int) -> float:
+def _run(settings: config.Settings, num_devices: int, work: int, rounds: int) -> float:
     """Seconds of a step in a process that has so many devices."""
-    forced = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {forced}"}
+    environment = os.environ | devices.forced(num_devices)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "scaled.py"
         values = times(settings, work)
@@ -94,12 +93,12 @@ def _run(settings: config.Settings, devices: int, work: int, rounds: int) -> flo
             )
         except subprocess.TimeoutExpired:
             raise lifecycle.BadInput(
-                f"--devices={devices}: {work} times the work took over {TIMEOUT_SECONDS} s. Allowed: fewer devices, a "
-                "smaller config or fewer --rounds."
+                f"--devices={num_devices}: {work} times the work took over {TIMEOUT_SECONDS} s. "
+                "Allowed: fewer devices, a smaller config or fewer --rounds."
             ) from None
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise lifecycle.BadInput(f"--devices={devices}: exit code {ended.returncode}: {last}")
+        raise lifecycle.BadInput(f"--devices={num_devices}: exit code {ended.returncode}: {last}")
     return float(json.loads(ended.stdout.splitlines()[-1])["step_seconds"])
 
 
