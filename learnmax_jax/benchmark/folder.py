@@ -35,11 +35,11 @@ def put(out: pathlib.Path, *, config_name: str, command: str, figures: Mapping[s
 
 
 def write_page(out: pathlib.Path) -> None:
-    """Writes `bench.md` and the pictures: the newest line, and of its config the newest line that has each extra."""
+    """Writes `bench.md` and the pictures: the newest line, and the newest that has each extra, of its config if any."""
     lines = results.read(out / f"{NAME}.jsonl")
     newest = lines[-1]
-    alike = [line for line in lines if line["config"] == newest["config"]]
-    extras = {name: [line for line in alike if name in line["figures"]][-1:] for name in EXTRAS}
+    lines.sort(key=lambda line: line["config"] == newest["config"])
+    extras = {name: [line for line in lines if name in line["figures"]][-1:] for name in EXTRAS}
     figures = newest["figures"]
     machine = Machine(**figures["machine"])
     for old in results.pictures(out, NAME):

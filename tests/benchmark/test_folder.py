@@ -81,10 +81,14 @@ def test_the_newest_run_and_the_newest_extras_are_shown(tmp_path: pathlib.Path) 
     assert {"commit", "device", "date", "config"} <= set(lines[0])
 
 
-def test_a_run_without_extras_leaves_no_old_pictures(tmp_path: pathlib.Path) -> None:
+def test_extras_of_another_config_stand_until_the_config_has_its_own(tmp_path: pathlib.Path) -> None:
     put(tmp_path, "bench --growth", **extras())
     folder.put(tmp_path, config_name="another", command="bench", figures=figures())
-    assert len(results.pictures(tmp_path, "bench")) == 2
+    assert len(results.pictures(tmp_path, "bench")) == 4
+    assert "How time grows\n\n`bench --growth`" in (tmp_path / "bench.md").read_text()
+    folder.put(tmp_path, config_name="another", command="another --growth", figures=figures(**extras()))
+    put(tmp_path, "bench")
+    assert "How time grows\n\n`bench --growth`" in (tmp_path / "bench.md").read_text()
 
 
 def test_peers_stand_beside_ours() -> None:
