@@ -19,7 +19,7 @@ def draw_growth(rows: Sequence[Mapping[str, Any]]) -> Figure:
     lines = -(-len(rows) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.9 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, row in zip(panels, rows):
+    for row, axes in zip(rows, panels):  # in this order: the first that ends takes none of the other
         sizes = np.array([point["size"] for point in row["points"]], float)
         milliseconds = np.array([1e3 * point["seconds"] for point in row["points"]])
         axes.loglog(sizes, milliseconds, "o-", color=_BLUE, markersize=4, linewidth=1.4)

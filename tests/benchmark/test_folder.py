@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from learnmax_jax import results, tables
-from learnmax_jax.benchmark import folder, growth, peers, roofline, trace
+from learnmax_jax.benchmark import folder, growth, peers, plots, roofline, trace
 from learnmax_jax.benchmark.costs import Cost
 from learnmax_jax.benchmark.machine import Machine
 from learnmax_jax.report import page, speed
@@ -89,6 +89,12 @@ def test_extras_of_another_config_stand_until_the_config_has_its_own(tmp_path: p
     folder.put(tmp_path, config_name="another", command="another --growth", figures=figures(**extras()))
     put(tmp_path, "bench")
     assert "How time grows\n\n`bench --growth`" in (tmp_path / "bench.md").read_text()
+
+
+def test_a_panel_a_curve_and_no_empty_one() -> None:
+    rows = (extras()["growth"] * 2)[:7]
+    figure = plots.draw_growth(rows)
+    assert [axes.axison for axes in figure.axes] == [True] * 7 + [False]
 
 
 def test_peers_stand_beside_ours() -> None:
