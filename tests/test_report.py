@@ -18,7 +18,7 @@ from PIL import Image
 from learnmax_jax import checkpoints, config, evaluation, lifecycle, pictures, positions, provenance, published
 from learnmax_jax.learning.learner import TrainState
 from learnmax_jax.models.tokenizer import make_tokenizer
-from learnmax_jax.report import code_sheet, curves, folder, maps, page
+from learnmax_jax.report import code_sheet, curves, folder, maps, page, speed
 from tests import runs
 
 STEPS = (10, 20, 30, 40)
@@ -77,6 +77,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return workdir
 
 
+@pytest.fixture(autouse=True)
+def benchmark(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Stands for the checkout's folder of benchmarks; empty."""
+    made = tmp_path / "benchmark"
+    made.mkdir()
+    monkeypatch.setattr(speed, "RESULTS", made)
+    return made
+
+
 @pytest.fixture
 def workdir(whole: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     """A copy to damage."""
@@ -123,6 +132,13 @@ def test_every_section_has_something_to_show(whole: pathlib.Path) -> None:
     assert "From the checkpoint of step 40: tokens a frame: 1, code groups a token: 2, codes a group: 4" in text
     # From step 10 to step 40: 120 agent steps in 60 seconds.
     assert "Throughput: 2.0 agent steps a second" in text
+
+
+def test_the_checkouts_benchmark_comes_last_where_there_is_one(whole: pathlib.Path, benchmark: pathlib.Path) -> None:
+    Image.new("L", (4, 4)).save(benchmark / "bench-growth.png")
+    text, _ = report(whole)
+    titles = [re.sub("<.*?>", "", title) for title in re.findall(r"<h2.*?</h2>", text)]
+    assert titles == [*TITLES, page.SPEED.title] and "bench-growth.png" in text
 
 
 def test_the_page_holds_its_images_and_loads_nothing(whole: pathlib.Path) -> None:
