@@ -145,7 +145,7 @@ def test_f39_two_processes_of_different_seeds_end_with_what_differs(tmp_path: pa
 
 def test_f37_two_processes_are_one_of_two_devices_to_the_bit(tmp_path: pathlib.Path) -> None:
     port = _port()
-    # How a product is split among threads is compiled in; a kept program may be of a process with other threads.
+    # Compiled anew: a kept program of a process with other cores differs in the last bit.
     alike = devices.forced(2) | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     of_two = {**alike, "XLA_FLAGS": os.environ["XLA_FLAGS"]}
     both = [_start(tmp_path / "two", index, port, **of_two) for index in (0, 1)]
