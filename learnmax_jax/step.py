@@ -1,10 +1,12 @@
 """The whole agent as one pure function: `act_learn_step(state) -> (state, outputs)`.
 
-`init_state` makes a run's state on the host. The step is compiled once, with the emulators inside, and its
-state donated.
+`init_state` makes a run's state on the host. The step's two halves are compiled once each, with the emulators inside
+the first, and their state donated.
 """
 
+import dataclasses
 from collections.abc import Callable
+from concurrent import futures
 from functools import partial
 from typing import Any
 
@@ -52,14 +54,14 @@ class Outputs:
     """What one step tells the host.
 
     Attributes:
-      act: ActOutput `[E, T, ...]`, the new transitions among it.
+      act: ActOutput `[E, T, ...]`, the new transitions among it; None in what the learner alone tells.
       metrics: scalars of the last update; meaningless where `num_updates` is 0.
       num_updates: int32, updates done in this step.
       batch: of the first update that was not finite, else of the last.
       finite: bool, every search and every update was finite.
     """
 
-    act: ActOutput
+    act: Any
     metrics: Metrics
     num_updates: Array
     batch: Batch
@@ -99,11 +101,16 @@ def state_shardings(mesh: Mesh, state: State) -> State:
     return whole.replace(actor=devices.by_rows(mesh, state.actor), replay=replay)
 
 
+def act_shardings(mesh: Mesh, act: ActOutput) -> ActOutput:
+    """Where an act phase's outputs lie: frames split over the devices, the rest, which every host reads, whole."""
+    whole = jax.tree.map(lambda leaf: devices.whole(mesh), act)
+    return whole.replace(transitions=whole.transitions.replace(observation=devices.split(mesh)))
+
+
 def outputs_shardings(mesh: Mesh, outputs: Outputs) -> Outputs:
-    """Where Outputs lie: frames and batches split over the devices, the rest, which every host reads, whole."""
+    """Where the learner's Outputs lie: batches split over the devices, the rest, which every host reads, whole."""
     whole = jax.tree.map(lambda leaf: devices.whole(mesh), outputs)
-    rows = whole.act.transitions.replace(observation=devices.split(mesh))
-    return whole.replace(act=whole.act.replace(transitions=rows), batch=devices.by_rows(mesh, outputs.batch))
+    return whole.replace(batch=devices.by_rows(mesh, outputs.batch))
 
 
 def place(agent: Agent, state: State) -> State:
@@ -119,10 +126,15 @@ def state_spec(agent: Agent) -> State:
     if agent.environments.restorable:
         actor_spec = jax.eval_shape(partial(start_actor, agent.player), learning["train"].model, key)
     spec = State(actor=actor_spec, **learning)
+    return _spec(agent.mesh, spec)
+
+
+def _spec(mesh: Mesh, state: State) -> State:
+    """Shapes, dtypes and places of a State, or of one's shapes."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        spec,
-        state_shardings(agent.mesh, spec),
+        state,
+        state_shardings(mesh, state),
     )
 
 
@@ -169,25 +181,62 @@ def act_learn_step(state: State, *, agent: Agent) -> tuple[State, Outputs]:
     Returns:
       (State, Outputs).
     """
-    step_key = jax.random.fold_in(state.rng_key, state.step)
-    act_key, learn_key = jax.random.split(step_key)
-    acted, watched, output = agent.act(state.train.model, state.actor, state.novelty, act_key)
+    return _one_after_the_other(partial(act_and_store, agent=agent), partial(learn_and_tell, agent=agent))(state)
+
+
+def _one_after_the_other(acting: Callable, learning: Callable) -> Callable[[State], tuple[State, Outputs]]:
+    """The step of its two halves; the second is told no more of the first than it needs."""
+
+    def step(state: State) -> tuple[State, Outputs]:
+        state, act = acting(state)
+        actor = state.actor
+        state, outputs = learning(state.replace(actor=None), actor.beta, act.finite)
+        return state.replace(actor=actor), outputs.replace(act=act)
+
+    return step
+
+
+def act_and_store(state: State, *, agent: Agent) -> tuple[State, ActOutput]:
+    """The step's first half: plays T steps in every environment and stores them."""
+    act_key, _ = _keys(state)
+    actor, novelty, output = agent.act(state.train.model, state.actor, state.novelty, act_key)
     with jax.named_scope("store"):
         replay = agent.replay.add(state.replay, output.transitions)
-    num_updates = jnp.where(agent.replay.can_sample(replay), agent.updates_per_step, 0)
-    learned = learn(state.train, replay, watched, acted.beta, learn_key, num_updates, agent=agent)
-    state = state.replace(
-        actor=acted, train=learned.train, replay=learned.replay, novelty=learned.novelty, step=state.step + 1
-    )
+    state = state.replace(actor=actor, novelty=novelty, replay=replay)
+    shardings = state_shardings(agent.mesh, state), act_shardings(agent.mesh, output)
+    return jax.lax.with_sharding_constraint((state, output), shardings)
+
+
+def learn_and_tell(state: State, betas: Array, acted_finite: Array, *, agent: Agent) -> tuple[State, Outputs]:
+    """The step's second half: as many updates as the replay ratio says, or none while the replay cannot be sampled.
+
+    Args:
+      state: State, its `actor` left out.
+      betas: `[E]`, the betas in play.
+      acted_finite: `[E, T]` bool, of the searches of the first half.
+      agent: the parts.
+    Returns:
+      (State, Outputs), their `act` left out.
+    """
+    _, learn_key = _keys(state)
+    num_updates = jnp.where(agent.replay.can_sample(state.replay), agent.updates_per_step, 0)
+    learned = learn(state.train, state.replay, state.novelty, betas, learn_key, num_updates, agent=agent)
+    state = state.replace(train=learned.train, replay=learned.replay, novelty=learned.novelty, step=state.step + 1)
     outputs = Outputs(
-        act=output,
+        act=None,
         metrics=learned.metrics | _named(agent.novelty.metrics(learned.novelty)),
         num_updates=num_updates,
         batch=learned.batch,
-        finite=learned.finite & output.finite.all(),
+        finite=learned.finite & acted_finite.all(),
     )
     shardings = state_shardings(agent.mesh, state), outputs_shardings(agent.mesh, outputs)
     return jax.lax.with_sharding_constraint((state, outputs), shardings)
+
+
+def _keys(state: State) -> tuple[Array, Array]:
+    """A step's keys: of acting, of learning."""
+    act_key, learn_key = jax.random.split(jax.random.fold_in(state.rng_key, state.step))
+    return act_key, learn_key
 
 
 @struct.dataclass
@@ -241,6 +290,8 @@ def learn(
     def sample(replay: ReplayState, key: Array) -> Batch:
         return devices.spread(agent.mesh, agent.replay.sample(replay, key))
 
+    # Compiled once more within the program: so what it gives and what it does are traced together.
+    @jax.jit
     def one(index: Array, learned: Learned) -> Learned:
         keys = jax.random.split(jax.random.fold_in(rng_key, index), 4)
         sample_key, frame_key, update_key, novelty_key = keys
@@ -264,8 +315,13 @@ def learn(
 
     batch = _zeros(jax.eval_shape(sample, replay, rng_key))
     nothing = Learned(train, replay, novelty, {}, batch, jnp.ones((), bool))
-    metrics = _zeros(jax.eval_shape(one, num_updates, nothing).metrics)
-    return jax.lax.fori_loop(0, num_updates, one, nothing.replace(metrics=metrics))
+    start = jnp.zeros((), jnp.int32)
+    metrics = _zeros(jax.eval_shape(one, start, nothing).metrics)
+
+    def next_one(index: Array, learned: Learned) -> Learned:
+        return one(index, learned.replace(metrics={}))
+
+    return jax.lax.fori_loop(start, num_updates, next_one, nothing.replace(metrics=metrics))
 
 
 def tokenizer_frames(agent: Agent, replay: ReplayState, novelty: Any, batch: Batch, rng_key: Array) -> Array:
@@ -288,9 +344,49 @@ def _named(metrics: Metrics) -> Metrics:
     return {f"novelty_{name}": value for name, value in metrics.items()}
 
 
-def compile_step(agent: Agent) -> Callable[[State], tuple[State, Outputs]]:
-    """`act_learn_step` compiled for donated state: state -> (state, outputs)."""
-    return jax.jit(partial(act_learn_step, agent=agent), donate_argnums=0)
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """`act_learn_step` for donated state: state -> (state, outputs).
+
+    Attributes:
+      acting: `act_and_store`. learning: `learn_and_tell`. Each is compiled in a thread of its own; whatever fails
+        there is raised by the first step.
+    """
+
+    acting: futures.Future[jax.stages.Compiled]
+    learning: futures.Future[jax.stages.Compiled]
+
+    def __call__(self, state: State) -> tuple[State, Outputs]:
+        """One step."""
+        return _one_after_the_other(self.acting.result(), self.learning.result())(state)
+
+
+def compile_step(agent: Agent, state: State) -> CompiledStep:
+    """Compiles the step's halves as programs of their own, beside whatever the caller does next.
+
+    No compile cache keeps a program with emulators inside; learning, which any cache keeps, is four fifths of the
+    compilation. Acting is traced first, so that it compiles while learning is traced.
+
+    Args:
+      agent: the parts.
+      state: of which the shapes count, and the emulators, which acting holds from then on.
+    """
+    spec = _spec(agent.mesh, state)
+    acting = jax.jit(partial(act_and_store, agent=agent), donate_argnums=0).lower(spec)
+    learning = jax.jit(partial(learn_and_tell, agent=agent), donate_argnums=0)
+    rows = agent.config.env.num_envs, agent.config.actor.num_steps
+    told = (
+        spec.replace(actor=None),
+        jax.ShapeDtypeStruct(rows[:1], jnp.float32, sharding=devices.split(agent.mesh)),
+        jax.ShapeDtypeStruct(rows, jnp.bool_, sharding=devices.whole(agent.mesh)),
+    )
+    with_a_thread_each = futures.ThreadPoolExecutor(2, thread_name_prefix="compile")
+    compiled = CompiledStep(
+        acting=with_a_thread_each.submit(acting.compile),
+        learning=with_a_thread_each.submit(lambda: learning.lower(*told).compile()),
+    )
+    with_a_thread_each.shutdown(wait=False)
+    return compiled
 
 
 def to_save(agent: Agent, state: State) -> dict[str, Any]:

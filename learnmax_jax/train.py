@@ -16,7 +16,7 @@ What a step hands out is read while the next one runs, so the device never waits
 import contextlib
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -85,6 +85,7 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             current = curriculum.stage_at(settings, done)
             agent = agents.build(current.settings, devices.everything())
         state, tally = _start(agent, workdir)
+        act_learn_step = steps.compile_step(agent, state)
         step = int(state.step)
         visited = _restore_positions(workdir, step)
         with contextlib.ExitStack() as files:
@@ -103,7 +104,8 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
                     if stage.last_step > step:
                         if stage.first_step != current.first_step:
                             agent, state = _next_stage(stage, state)
-                        state = run.loop(agent, state, stage.last_step)
+                            act_learn_step = steps.compile_step(agent, state)
+                        state = run.loop(agent, act_learn_step, state, stage.last_step)
     return lifecycle.DONE
 
 
@@ -243,10 +245,11 @@ class Run:
         )
         self.sample = jax.jit(agent.replay.sample, out_shardings=devices.whole(agent.mesh))
 
-    def loop(self, agent: Agent, state: State, last_step: int) -> State:
+    def loop(
+        self, agent: Agent, act_learn_step: Callable[[State], tuple[State, Outputs]], state: State, last_step: int
+    ) -> State:
         """Steps up to `last_step` with a stage's agent; step k's outputs are read while step k + 1 runs."""
         self.agent = agent
-        act_learn_step = steps.compile_step(agent)
         first_step = int(state.step)
         step, waiting = first_step, None
         while step < last_step:

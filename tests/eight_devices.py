@@ -70,7 +70,7 @@ class _Run:
 def _play(mesh: Mesh) -> _Run:
     agent = _build(mesh)
     state, outputs = steps.init_state(agent), []
-    step = steps.compile_step(agent)
+    step = steps.compile_step(agent, state)
     for _ in range(NUM_STEPS):
         state, told = step(state)
         outputs.append(jax.device_get(told))

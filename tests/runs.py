@@ -95,10 +95,10 @@ def share_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         fields = config_schema.flatten(settings)
         return tuple((name, fields[name]) for name in fields if name not in config_schema.MAY_CHANGE_ON_RESUME)
 
-    def compile_step(agent: agents.Agent) -> Callable:
+    def compile_step(agent: agents.Agent, state: steps.State) -> Callable:
         key = shaped_by(agent.config)
         if key not in _programs:
-            _programs[key] = _compile_step(agent)
+            _programs[key] = _compile_step(agent, state)
         return _programs[key]
 
     def evaluator(settings: config.Settings, **section: Any) -> evaluation.Evaluator:

@@ -2,7 +2,6 @@
 
 import pathlib
 import types
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -59,11 +58,14 @@ def agent() -> Agent:
 
 
 @pytest.fixture(scope="module")
-def step(agent: Agent) -> Iterator[Any]:
-    """The compiled step, which may be traced once in this whole file."""
+def step(agent: Agent) -> steps.CompiledStep:
+    """The compiled step, whose halves may be traced once each in this whole file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "act_learn_step", chex.assert_max_traces(act_learn_step, n=1))
-        yield steps.compile_step(agent)
+        for half in ("act_and_store", "learn_and_tell"):
+            patch.setattr(steps, half, chex.assert_max_traces(getattr(steps, half), n=1))
+        compiled = steps.compile_step(agent, steps.init_state(agent))
+        compiled.learning.result()
+    return compiled
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,19 @@ def test_n14_a_later_step_draws_other_numbers(agent: Agent, step: Any, played: A
     assert _same(states[-1].rng_key, states[0].rng_key)
 
 
+def test_what_fails_while_learning_is_compiled_is_raised_by_the_first_step(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(state: State, betas: Any, acted_finite: Any, *, agent: Agent) -> Any:
+        raise ValueError("learning cannot be traced")
+
+    monkeypatch.setattr(steps, "learn_and_tell", fails)
+    state = steps.init_state(agent)
+    compiled = steps.compile_step(agent, state)
+    with pytest.raises(ValueError, match="learning cannot be traced"):
+        compiled(state)
+
+
 def test_nothing_is_transferred_within_a_step(step: Any, played: Any) -> None:
     states, outputs = played
     state = _copy(states[-2])
@@ -178,9 +193,11 @@ def test_nothing_is_transferred_within_a_step(step: Any, played: Any) -> None:
 
 
 def test_the_state_is_updated_in_place(agent: Agent, step: Any) -> None:
-    memory = step.lower(steps.state_spec(agent)).compile().memory_analysis()
-    assert memory.alias_size_in_bytes == memory.argument_size_in_bytes
-    assert memory.temp_size_in_bytes < 1024 * bytes_per_row(agents.transition_spec(agent))
+    told = agent.environments.num_envs * (4 + agent.config.actor.num_steps)  # betas; whether searches were finite
+    for program, not_kept in ((step.acting, 0), (step.learning, told)):
+        memory = program.result().memory_analysis()
+        assert memory.alias_size_in_bytes == memory.argument_size_in_bytes - not_kept
+        assert memory.temp_size_in_bytes < 1024 * bytes_per_row(agents.transition_spec(agent))
 
 
 def test_a_step_consumes_the_state_it_is_given(step: Any, played: Any) -> None:
@@ -348,7 +365,8 @@ def test_memory_beside_the_state_does_not_grow_with_the_replay() -> None:
     temporary = []
     for capacity in (1024, 2048):
         agent = _build(*LEAN, ("replay.capacity", str(capacity)))
-        memory = steps.compile_step(agent).lower(steps.state_spec(agent)).compile().memory_analysis()
+        step = jax.jit(partial(act_learn_step, agent=agent), donate_argnums=0)
+        memory = step.lower(steps.state_spec(agent)).compile().memory_analysis()
         assert memory.alias_size_in_bytes == memory.argument_size_in_bytes
         temporary.append(memory.temp_size_in_bytes)
     # 1024 rows more are 7 MB more, were they copied anywhere.

@@ -46,13 +46,13 @@ def test_s4_55_a_run_in_two_stages_traces_twice_and_cuts_episodes_off(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traces = []
-    traced = steps.act_learn_step
+    traced = steps.act_and_store
 
     def counting(*args, **kwargs):
         traces.append(kwargs["agent"].config.env.max_episode_steps)
         return traced(*args, **kwargs)
 
-    monkeypatch.setattr(steps, "act_learn_step", counting)
+    monkeypatch.setattr(steps, "act_and_store", counting)
     per_call = config.steps_per_call(runs.tiny())
     fields = (
         ("env.backend", "xla"),

@@ -1,6 +1,7 @@
 """What a compiled program computes and moves: XLA's own analysis, and what that leaves out of loops."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from learnmax_jax.benchmark import program_text
@@ -37,6 +38,11 @@ def cost(compiled: Any, *, trips: int = 1) -> Cost:
         num_bytes=analysis.get("bytes accessed", 0.0) + extra.num_bytes,
         kernels=extra.kernels,
     )
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Of programs that run one after the other."""
+    return Cost(*map(sum, zip(*map(dataclasses.astuple, costs), strict=True)))
 
 
 def counted(text: ProgramText, *, trips: int) -> Cost:

@@ -203,7 +203,7 @@ def _update_point(settings: config.Settings, curve: Curve, size: int) -> Point:
         return learned.train, learned.replay, learned.novelty
 
     part = programs.compile_part(update, state, jnp.zeros((agent.config.env.num_envs,)), keeps=True, donates=True)
-    return Point(size, timing.least(part.call, rounds=ROUNDS), _temporary_bytes(part.compiled), num_bytes)
+    return Point(size, timing.least(part.call, rounds=ROUNDS), _temporary_bytes(*part.compiled), num_bytes)
 
 
 def imagined(agent: Agent, replay: ReplayState) -> ReplayState:
@@ -240,6 +240,6 @@ def imagined(agent: Agent, replay: ReplayState) -> ReplayState:
     return replay
 
 
-def _temporary_bytes(compiled: Any) -> int:
-    """What the program needs beside its arguments and results."""
-    return int(compiled.memory_analysis().temp_size_in_bytes)
+def _temporary_bytes(*compiled: Any) -> int:
+    """What programs that run one after the other need beside their arguments and results."""
+    return max(int(each.memory_analysis().temp_size_in_bytes) for each in compiled)

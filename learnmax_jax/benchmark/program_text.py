@@ -70,8 +70,9 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class ProgramText:
-    """Computations by name, and which of them is the entry."""
+    """The module's name, computations by theirs, and which of them is the entry."""
 
+    module: str
     computations: dict[str, list[Instruction]]
     entry: str
 
@@ -86,7 +87,7 @@ class ProgramText:
 def read(text: str) -> ProgramText:
     """Reads `compiled.as_text()`."""
     computations: dict[str, list[Instruction]] = {}
-    entry, current = "", []
+    module, entry, current = "", "", []
     for line in text.splitlines():
         if head := _HEAD.match(line):
             current = computations.setdefault(head[2], [])
@@ -95,7 +96,9 @@ def read(text: str) -> ProgramText:
             inner, rest = _split(found[5])
             operands = (inner,) if found[4] == "parameter" else tuple(_NAME.findall(inner))
             current.append(Instruction(found[2], found[4], found[3], operands, rest, bool(found[1])))
-    return ProgramText(computations, entry)
+        elif line.startswith("HloModule "):
+            module = line.split()[1].rstrip(",")
+    return ProgramText(module, computations, entry)
 
 
 def _split(text: str) -> tuple[str, str]:

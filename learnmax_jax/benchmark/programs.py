@@ -21,14 +21,14 @@ class Program:
 
     Attributes:
       call: runs it once; it feeds itself where its result is its next state.
-      compiled: what XLA tells of it.
+      compiled: what XLA tells of each program that it runs.
       per_step: how often one act-learn step does it.
       compile_seconds: tracing included.
       trips: of the learner's loop in it, whose number is not in the program; see costs.cost.
     """
 
     call: Callable[[], Any]
-    compiled: Any
+    compiled: tuple[Any, ...]
     per_step: int
     compile_seconds: float
     trips: int = 1
@@ -68,30 +68,22 @@ def compile_part(
         return result
 
     jax.block_until_ready(call())
-    return Program(call, compiled, per_step, compile_seconds, trips)
+    return Program(call, (compiled,), per_step, compile_seconds, trips)
 
 
 def filled(agent: Agent, state: State) -> State:
     """A state whose replay can be sampled, with real transitions: the learner's figures must not be of noise."""
-    play = jax.jit(partial(act_and_store, agent), donate_argnums=0)
+    play = jax.jit(partial(steps.act_and_store, agent=agent), donate_argnums=0)
     while not agent.replay.can_sample(state.replay):
-        state = play(state)
+        state = play(state)[0].replace(step=state.step + 1)
     return state
-
-
-def act_and_store(agent: Agent, state: State) -> State:
-    """The acting half of a step."""
-    key = jax.random.fold_in(state.rng_key, state.step)
-    actor, novelty, output = agent.act(state.train.model, state.actor, state.novelty, key)
-    replay = agent.replay.add(state.replay, output.transitions)
-    return state.replace(actor=actor, novelty=novelty, replay=replay, step=state.step + 1)
 
 
 def whole(agent: Agent, state: State, names: tuple[str, ...] = ("act", "learn", "step")) -> dict[str, Program]:
     """The step, and its two halves; each has a copy of the state."""
 
     def act(state: State, rng_key: Array) -> State:
-        return act_and_store(agent, state.replace(rng_key=rng_key))
+        return steps.act_and_store(state.replace(rng_key=rng_key), agent=agent)[0]
 
     def learn(state: State, rng_key: Array) -> State:
         num_updates = jnp.asarray(agent.updates_per_step)
@@ -100,17 +92,34 @@ def whole(agent: Agent, state: State, names: tuple[str, ...] = ("act", "learn", 
         )
         return state.replace(train=learned.train, replay=learned.replay, novelty=learned.novelty)
 
-    def step(state: State, rng_key: Array) -> State:
-        return steps.act_learn_step(state.replace(rng_key=rng_key), agent=agent)[0]
-
     env_key = jax.random.fold_in(state.rng_key, 1)
-    functions, parts = {"act": act, "learn": learn, "step": step}, {}
+    functions, parts = {"act": act, "learn": learn}, {}
     for name in names:
         # One pool a part: a program keeps the pool it was traced with.
         copy = jax.tree.map(jnp.copy, state).replace(actor=steps.start_actor(agent.player, state.train.model, env_key))
         copy = steps.place(agent, copy)  # as the step leaves it
-        parts[name] = compile_part(functions[name], copy, keeps=True, donates=True, trips=agent.updates_per_step)
+        if name == "step":
+            parts[name] = _as_run(agent, copy)
+        else:
+            parts[name] = compile_part(functions[name], copy, keeps=True, donates=True, trips=agent.updates_per_step)
     return parts
+
+
+def _as_run(agent: Agent, state: State) -> Program:
+    """The step as a run has it."""
+    begin = time.perf_counter()
+    step = steps.compile_step(agent, state)
+    compiled = step.acting.result(), step.learning.result()
+    compile_seconds = time.perf_counter() - begin
+    held = {"state": state}
+    del state
+
+    def call() -> State:
+        held["state"], _ = step(held["state"])
+        return held["state"]
+
+    jax.block_until_ready(call())
+    return Program(call, compiled, 1, compile_seconds, agent.updates_per_step)
 
 
 def pieces(agent: Agent, state: State) -> dict[str, Program]:

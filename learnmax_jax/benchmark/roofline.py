@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learnmax_jax import results
-from learnmax_jax.benchmark.costs import Cost, cost
+from learnmax_jax.benchmark.costs import Cost, cost, total
 from learnmax_jax.benchmark.machine import Machine
 from learnmax_jax.benchmark.programs import Program
 
@@ -34,7 +34,7 @@ class Row:
 def rows(parts: Mapping[str, Program], seconds: Mapping[str, float], machine: Machine) -> list[Row]:
     """A row a part; seconds are of one call."""
     return [
-        row(name, part.per_step, seconds[name], cost(part.compiled, trips=part.trips), machine)
+        row(name, part.per_step, seconds[name], total(cost(each, trips=part.trips) for each in part.compiled), machine)
         for name, part in parts.items()
     ]
 

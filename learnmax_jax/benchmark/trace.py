@@ -27,7 +27,8 @@ def profile(part: Program) -> dict[str, Any]:
     Returns:
       `seconds`: scope -> seconds of its instructions, added up over threads; `step_seconds`: of the call, profiled.
     """
-    scopes = scope_of_instructions(program_text.read(part.compiled.as_text()))
+    texts = [program_text.read(compiled.as_text()) for compiled in part.compiled]
+    scopes = {text.module: scope_of_instructions(text) for text in texts}
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             jax.block_until_ready(part.call())
@@ -38,11 +39,16 @@ def profile(part: Program) -> dict[str, Any]:
     for plane in data.planes:
         for line in plane.lines:
             for event in line.events:
-                scope = scopes.get(event.name)
+                scope = scopes.get(_module(event), {}).get(event.name)
                 if scope is not None:
                     seconds[scope] += event.duration_ns / 1e9
                     begin, end = min(begin, event.start_ns), max(end, event.start_ns + event.duration_ns)
     return {"seconds": seconds, "step_seconds": max(0.0, end - begin) / 1e9}
+
+
+def _module(event: Any) -> str:
+    """The program that an event is of; "" of what is of none."""
+    return str(dict(event.stats).get("hlo_module", ""))
 
 
 def scope_of_instructions(text: ProgramText) -> dict[str, str]:

@@ -84,3 +84,9 @@ ENTRY %main (a: f32[1000,64], b: s32[8]) -> f32[8,64] {
     # the slice read and the result written, 8 x 64 x 4 bytes each, and 8 indices of 4 bytes
     assert program_text.moved_bytes(line, shapes, text) == 2 * 8 * 64 * 4 + 8 * 4
     assert line.op_name == "jit(f)/search/tanh" and line.is_root
+
+
+def test_what_runs_one_after_the_other_adds_up() -> None:
+    one = costs.Cost(flops=1.0, num_bytes=2.0, kernels=3.0)
+    other = costs.Cost(flops=10.0, num_bytes=20.0, kernels=30.0)
+    assert costs.total([one, other]) == costs.Cost(flops=11.0, num_bytes=22.0, kernels=33.0)

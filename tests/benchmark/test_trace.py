@@ -63,6 +63,27 @@ def test_a_slow_part_has_most_of_the_time() -> None:
     assert first.startswith("| emulators |") and len(others) == len(trace.SCOPES)
 
 
+def test_programs_that_name_their_instructions_alike_are_told_apart() -> None:
+    def wait(x: np.ndarray) -> np.ndarray:
+        time.sleep(0.1)
+        return x
+
+    def waits(x: jax.Array, rng_key: jax.Array) -> jax.Array:
+        with jax.named_scope("emulators"):
+            return jax.pure_callback(wait, x, x)
+
+    def waits_too(x: jax.Array, rng_key: jax.Array) -> jax.Array:
+        with jax.named_scope("search"):
+            return jax.pure_callback(wait, x, x)
+
+    parts = [programs.compile_part(each, jnp.zeros((8,))) for each in (waits, waits_too)]
+    names = [set(trace.scope_of_instructions(program_text.read(part.compiled[0].as_text()))) for part in parts]
+    assert names[0] & names[1]
+    both = programs.Program(lambda: [part.call() for part in parts], parts[0].compiled + parts[1].compiled, 1, 0.0)
+    seconds = trace.profile(both)["seconds"]
+    assert seconds["emulators"] > 0.09 and seconds["search"] > 0.09
+
+
 def test_the_step_names_all_scopes() -> None:
     agent = agents.build(runs.tiny())
     spec = steps.state_spec(agent)
