@@ -15,7 +15,7 @@ from learnmax_jax.learning.learner import TrainState
 # What of a config shapes a TrainState.
 _SHAPING = re.compile(
     r"(tokenizer|dynamics|support)\..*|env\.(backend|game|action_set)"
-    r"|(tokenizer_)?learner\.(learning_rate|warmup_updates|decay_updates|weight_decay|clip_norm)"
+    r"|(tokenizer_)?learner\.(learns|learning_rate|warmup_updates|decay_updates|weight_decay|clip_norm)"
 )
 
 _OPTIONAL = ("growth", "world")

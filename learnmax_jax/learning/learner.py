@@ -12,7 +12,7 @@ from learnmax_jax.learning.losses import LossWeights, world_model_loss
 from learnmax_jax.learning.supervision import Supervision
 from learnmax_jax.models.support import Support
 from learnmax_jax.models.tokenizer import Tokenizer, TokenizerState
-from learnmax_jax.models.world_model import ModelParams, WorldModel
+from learnmax_jax.models.world_model import ModelParams, WorldModel, is_head
 from learnmax_jax.types import Array, Batch, Metrics, Params, Supposed
 
 # Of the tokenizer's metrics, these need no prefix to be understood.
@@ -69,6 +69,11 @@ def make_optimizer(
             schedule, weight_decay=weight_decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
         ),
     )
+
+
+def of_heads_alone(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer of the network that leaves its model as it is: norms and moments are of the heads alone."""
+    return optax.partition({True: optimizer, False: optax.set_to_zero()}, is_head)
 
 
 def _schedule(peak: float, warmup_updates: int, decay_updates: int) -> optax.ScalarOrSchedule:

@@ -132,6 +132,20 @@ class WorldModel:
     code_table: Callable
 
 
+def is_head(params: Params) -> Params:
+    """For every leaf of the network's parameters, whether it is of a head: what is said of latents, not the latents.
+
+    Policy, values, Q, rewards and continuation; the transformer and what predicts the next codes are none.
+    """
+    heads = ("prediction",), *(("transition", name) for name in ("reward", "intrinsic", "continuation"))
+
+    def of_head(path: tuple[Any, ...], _: Any) -> bool:
+        names = tuple(key.key for key in path)
+        return any(names[: len(head)] == head for head in heads)
+
+    return jax.tree_util.tree_map_with_path(of_head, params)
+
+
 def make_world_model(
     tokenizer: Tokenizer,
     *,

@@ -95,20 +95,15 @@ OPTIMIZERS = {
 SUPERVISE = partial(
     supervise, world_model=WORLD_MODEL, support=SUPPORT, plan=None, num_reanalysed=0, exploit_share=0.0, **RETURNS
 )
-_update = jax.jit(
-    partial(
-        learner.update,
-        world_model=WORLD_MODEL,
-        tokenizer=TOKENIZER,
-        support=SUPPORT,
-        supervise=SUPERVISE,
-        loss_weights=EVERY_PART,
-        unroll_steps=2,
-        num_unrolls=2,
-        target_decay=DECAY,
-        **OPTIMIZERS,
-    )
-)
+_REST = {
+    "support": SUPPORT,
+    "supervise": SUPERVISE,
+    "loss_weights": EVERY_PART,
+    "unroll_steps": 2,
+    "num_unrolls": 2,
+    "target_decay": DECAY,
+}
+_update = jax.jit(partial(learner.update, world_model=WORLD_MODEL, tokenizer=TOKENIZER, **OPTIMIZERS, **_REST))
 
 
 def _frames(seed: int, *shape: int) -> Array:
@@ -418,3 +413,25 @@ def test_n16_a_deterministic_world_is_predicted_exactly() -> None:
     _, (metrics, _) = jax.jit(loss)(network, jax.jit(batches)(jax.random.key(99)), jax.random.key(98))
     assert float(metrics["code_accuracy"]) == 1 and float(metrics["open_code_accuracy"]) == 1
     assert float(metrics["loss_reward"]) < 0.01 and float(metrics["loss_open_reward"]) < 0.02
+
+
+def test_where_heads_alone_learn_the_model_stays_as_it_was_drawn() -> None:
+    """An ablation: decoupled weight decay must leave it alone, too."""
+    decaying = learner.make_optimizer(
+        learning_rate=RATE, warmup_updates=0, decay_updates=0, weight_decay=0.1, clip_norm=1.0
+    )
+    optimizer = learner.of_heads_alone(decaying)
+    parts = {"world_model": WORLD_MODEL, "tokenizer": TOKENIZER}
+    begin = partial(learner.init, optimizer=optimizer, tokenizer_optimizer=decaying, **parts)
+    state = jax.jit(begin)(jax.random.key(0), _frames(0, 1))
+    update = partial(learner.update, optimizer=optimizer, tokenizer_optimizer=decaying, **parts, **_REST)
+    batch, novelty = _batch(0)
+    frames = _frames(10, NUM_FRAMES)
+    changed, _, _ = jax.jit(update)(state, batch, novelty, frames, jnp.zeros(2), jax.random.key(7))
+    moved = jax.tree.map(lambda new, old: bool((new != old).any()), changed.network, state.network)
+    paths, _ = jax.tree_util.tree_flatten_with_path(moved)
+    of_model = {path[0].key for path, does in paths if not does}
+    assert not any(does for path, does in paths if path[0].key == "dynamics")
+    of_transition = {path[1].key for path, does in paths if path[0].key == "transition" and does}
+    assert of_transition == {"reward", "intrinsic", "continuation"} and of_model >= {"dynamics", "transition"}
+    assert all(does for path, does in paths if path[0].key == "prediction" and path[-1].key == "kernel")
