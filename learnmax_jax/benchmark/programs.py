@@ -75,7 +75,8 @@ def filled(agent: Agent, state: State) -> State:
     """A state whose replay can be sampled, with real transitions: the learner's figures must not be of noise."""
     play = jax.jit(partial(steps.act_and_store, agent=agent), donate_argnums=0)
     while not agent.replay.can_sample(state.replay):
-        state = play(state)[0].replace(step=state.step + 1)
+        state, _ = play(state)
+        state = state.replace(step=state.step + 1)
     return state
 
 
