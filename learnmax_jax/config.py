@@ -59,8 +59,8 @@ def set_xla_flags() -> None:
 def set_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless the environment says where, or (empty) nowhere; before JAX.
 
-    A program with emulators inside is compiled anew in every process: behind `xla` it holds the pool's address, and JAX
-    keeps none that calls back into Python.
+    Acting is compiled anew in every process: behind `xla` it holds the pool's address, and JAX keeps no program that
+    calls back into Python. Learning is kept.
     """
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "learnmax_jax" / "jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))

@@ -1,6 +1,6 @@
 """One axis of devices, `data`: environments, their rows in the replay and batches are split over it, the rest is whole.
 
-The step is one program for all devices: XLA splits it by where its arguments lie, so that gradients, codebook and
+The step's programs are the same for all devices: XLA splits them by where its arguments lie, so that gradients, codebook and
 priorities come out as on one device, up to rounding. One device is an axis of one.
 """
 
