@@ -129,7 +129,6 @@ def get_config() -> ConfigDict:
                 "unroll_steps": 5,
                 "num_unrolls": 4,  # open-loop starts a sequence
                 "replay_ratio": 0.5,  # replayed observations an agent step
-                "learns": "everything",  # "heads": transformer and next codes stay as they were drawn, an ablation
                 "reanalyse_fraction": 0.125,
                 "reanalyse_exploit_share": 0.0,  # of that, searched at beta 0; the rest at a beta in play
                 "learning_rate": 1e-3,

@@ -12,8 +12,6 @@ from learnmax_jax import config, lifecycle  # first: signals are blocked before 
 
 import json
 import pathlib
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,11 +43,10 @@ def main(settings: config.Settings, _: lifecycle.StopWatcher) -> int:
         figures = parts.measure(settings, rounds=ROUNDS.value, traced=TRACE.value)
         figures |= _extras(settings, counts)
     if out is not None:
-        from learnmax_jax import tables
+        from learnmax_jax import provenance, tables
         from learnmax_jax.benchmark import folder
 
-        command = shlex.join(["python", *sys.orig_argv[1:]])
-        folder.put(out, config_name=settings.name, command=command, figures=figures)
+        folder.put(out, config_name=settings.name, command=provenance.command(), figures=figures)
         tables.write_page(out)
     _print(figures)
     return lifecycle.DONE

@@ -2,8 +2,9 @@
 
     python -m experiments.evaluate --workdir=runs/mine --num_episodes=10 --protocol=standard
 
-The last line printed is one JSON object; a film of one episode is written beside the run,
-or under the working directory where the run's folder cannot be written.
+The last line printed is one JSON object; `--out=docs/results/evaluations.jsonl` keeps it, with command, commit and
+versions. A film of one episode is written beside the run, or under the working directory where the run's folder cannot
+be written.
 """
 
 from learnmax_jax import config, lifecycle  # first: signals are blocked before other threads start
@@ -24,6 +25,7 @@ MAX_EPISODE_STEPS = flags.DEFINE_integer(
     "max_episode_steps", 27_000, "Agent steps an episode.", lower_bound=1, upper_bound=27_000
 )
 SEED = flags.DEFINE_integer("seed", 0, "Of the emulators.", lower_bound=0, upper_bound=2**28 - 1)
+OUT = flags.DEFINE_string("out", None, "A file of such lines, one a command and checkpoint, to add this one to.")
 
 # Folded into the run's key with the seed, apart from what training folds in.
 _EVALUATE = 12 << 28
@@ -35,6 +37,7 @@ def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
 
     from learnmax_jax import evaluation
 
+    out = None if OUT.value is None else _out_file(OUT.value)
     workdir = pathlib.Path(WORKDIR.value)
     settings, params, rng_key, step = evaluation.restore(workdir)
     evaluator = evaluation.Evaluator(
@@ -47,8 +50,35 @@ def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
         raise lifecycle.Preempted("evaluation given up; nothing was unsaved")
     name = f"evaluate-{PROTOCOL.value}-step-{step:09d}.gif"
     print(f"film: {_write_film(result, [workdir / 'evaluation' / name, pathlib.Path('evaluation') / name])}")
+    if out is not None:
+        _keep(out, step * config.steps_per_call(settings), result.summary())
     print(json.dumps(result.summary()), flush=True)
     return lifecycle.DONE
+
+
+def _out_file(text: str) -> pathlib.Path:
+    """The file that the figures are added to, read before anything is played."""
+    from learnmax_jax import results
+
+    path = pathlib.Path(text)
+    try:
+        results.read(path)
+    except (OSError, ValueError) as problem:
+        why = f"cannot be read as lines of json: {problem}"
+        raise lifecycle.BadInput(f"--out={text}: {why}. Allowed: a new file, or one that this command wrote.") from None
+    return path
+
+
+def _keep(path: pathlib.Path, trained_env_steps: int, summary: dict[str, Any]) -> None:
+    """Adds the figures and how they came about, in the place of those of the same command and checkpoint."""
+    from learnmax_jax import provenance, results
+
+    told = {"command": provenance.command(), "commit": provenance.commit(), "versions": provenance.versions()}
+    row = told | {"trained_env_steps": trained_env_steps, "evaluation": summary}
+    try:
+        results.put(path, row, known_by=("command", "trained_env_steps"))
+    except OSError as problem:
+        raise lifecycle.StorageError(f"--out={path}: cannot be written: {problem.strerror}") from problem
 
 
 def _write_film(result: Any, paths: Sequence[pathlib.Path]) -> str:

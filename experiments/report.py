@@ -10,8 +10,6 @@ from learnmax_jax import config, lifecycle  # first: signals are blocked before 
 # isort: split
 
 import pathlib
-import shlex
-import sys
 
 from absl import flags
 
@@ -24,10 +22,12 @@ def main(_: config.Settings, __: lifecycle.StopWatcher) -> int:
     from learnmax_jax.report import folder
 
     found = folder.read(pathlib.Path(WORKDIR.value))
-    from learnmax_jax.report import page  # after the folder is read: it imports JAX and matplotlib
+    # After the folder is read: they import JAX and matplotlib.
+    from learnmax_jax import provenance
+    from learnmax_jax.report import page
 
     out = pathlib.Path(OUT.value) if OUT.value else found.path / "report.html"
-    damage = page.write(found, out, command=shlex.join(["python", *sys.orig_argv[1:]]))
+    damage = page.write(found, out, command=provenance.command())
     print(f"report: {out}", flush=True)
     if damage:
         raise lifecycle.BadInput(f"workdir={found.path}: damaged ({'; '.join(damage)}). The page has the rest.")

@@ -217,7 +217,6 @@ FIELDS: Mapping[str, Field] = {
     "learner.unroll_steps": count("transitions"),
     "learner.num_unrolls": count("roots a sequence"),
     "learner.replay_ratio": number("(0, inf)", "replayed observations an agent step"),
-    "learner.learns": choice("everything", "heads"),
     "learner.reanalyse_fraction": number("[0, 1]"),
     "learner.reanalyse_exploit_share": number("[0, 1]"),
     "learner.learning_rate": number("[0, 1]"),
@@ -325,6 +324,8 @@ SECTIONS: tuple[Section, ...] = (
             "checkpoint_every_updates": count("updates"),
         },
     ),
+    # What is left out to see what it was good for.
+    Section("ablation", {"frozen_model": switch()}),
     Section(
         "curriculum",
         {

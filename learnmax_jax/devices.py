@@ -1,7 +1,7 @@
 """One axis of devices, `data`: environments, their rows in the replay and batches are split over it, the rest is whole.
 
-The step's programs are the same for all devices: XLA splits them by where its arguments lie, so that gradients, codebook and
-priorities come out as on one device, up to rounding. One device is an axis of one.
+The step's programs are the same for all devices: XLA splits them by where their arguments lie, so that gradients,
+codebook and priorities come out as on one device, up to rounding. One device is an axis of one.
 """
 
 import os

@@ -37,15 +37,17 @@ def commit() -> str | None:
         return None
 
 
+def command() -> str:
+    """This process's command line, without the interpreter's own path: it says nothing on another machine."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
 def record(workdir: pathlib.Path) -> None:
     """Appends this process's command, start time and versions."""
     started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    # Not the interpreter's own path: it says nothing on another machine.
-    command = shlex.join(["python", *sys.orig_argv[1:]])
+    line = {"started": started, "command": command(), "versions": versions(), "commit": commit()}
     with (workdir / FILE).open("a") as file:
-        file.write(
-            json.dumps({"started": started, "command": command, "versions": versions(), "commit": commit()}) + "\n"
-        )
+        file.write(json.dumps(line) + "\n")
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:

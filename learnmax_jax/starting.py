@@ -14,11 +14,11 @@ from learnmax_jax.learning.learner import TrainState
 
 # What of a config shapes a TrainState.
 _SHAPING = re.compile(
-    r"(tokenizer|dynamics|support)\..*|env\.(backend|game|action_set)"
-    r"|(tokenizer_)?learner\.(learns|learning_rate|warmup_updates|decay_updates|weight_decay|clip_norm)"
+    r"(tokenizer|dynamics|support|ablation)\..*|env\.(backend|game|action_set)"
+    r"|(tokenizer_)?learner\.(learning_rate|warmup_updates|decay_updates|weight_decay|clip_norm)"
 )
 
-_OPTIONAL = ("growth", "world")
+_OPTIONAL = ("growth", "world", "ablation")
 
 
 def begin(agent: Agent, train: TrainState) -> TrainState:

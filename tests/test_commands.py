@@ -13,7 +13,7 @@ import sys
 import pytest
 from PIL import Image
 
-from learnmax_jax import devices, lifecycle, metrics
+from learnmax_jax import devices, lifecycle, metrics, results
 from tests import runs
 
 pytestmark = pytest.mark.timeout(900)
@@ -44,6 +44,7 @@ def refused(command: str, *arguments: str, code: int = 2, **environment: str) ->
         ("evaluate", ["--workdir=nowhere"], ["nowhere/config.json: no such file"]),
         ("evaluate", ["--workdir=nowhere", "--protocol=wild"], ["--protocol", "standard|deterministic"]),
         ("evaluate", ["--workdir=nowhere", "--num_episodes=0"], ["--num_episodes"]),
+        ("evaluate", ["--workdir=nowhere", "--out=README.md"], ["--out=README.md: cannot be read as lines of json"]),
         ("report", [], ["--workdir"]),
         ("report", ["--workdir=nowhere"], ["workdir=nowhere: no such folder"]),
         ("report", ["--workdir=configs"], ["config.json and metrics.jsonl missing"]),
@@ -185,12 +186,21 @@ def test_smoke_reports_every_number_that_is_promised(smoke: tuple[pathlib.Path, 
             assert film.size == (168, 168) and film.n_frames > 5
 
 
-def test_evaluate_plays_films_and_ends_with_json(smoke: tuple[pathlib.Path, runs.Ended]) -> None:
+def test_evaluate_plays_films_keeps_and_ends_with_json(
+    smoke: tuple[pathlib.Path, runs.Ended], tmp_path: pathlib.Path
+) -> None:
     workdir, _ = smoke
+    out = tmp_path / "results" / "evaluations.jsonl"
+    results.write(out, [{"command": "another", "trained_env_steps": 640}])
     before = runs.files(workdir)
     ended = runs.finish(
         runs.start(
-            "evaluate", f"--workdir={workdir}", "--num_episodes=3", "--protocol=deterministic", "--max_episode_steps=64"
+            "evaluate",
+            f"--workdir={workdir}",
+            "--num_episodes=3",
+            "--protocol=deterministic",
+            "--max_episode_steps=64",
+            f"--out={out}",
         )
     )
     assert ended.code == 0, ended.errors
@@ -207,6 +217,9 @@ def test_evaluate_plays_films_and_ends_with_json(smoke: tuple[pathlib.Path, runs
         assert film.size == (168, 168) and film.n_frames > 30
     after = runs.files(workdir)
     assert after.pop(name) and after == before
+    other, kept = results.read(out)
+    assert other["command"] == "another" and kept["command"].endswith(f"--max_episode_steps=64 --out={out}")
+    assert kept["trained_env_steps"] == 640 and kept["evaluation"] == summary and kept["versions"]["jax"]
 
 
 def test_report_writes_a_page_and_names_what_is_damaged(
