@@ -4,6 +4,7 @@
 <out>/<name>/seed-<n>.jsonl     its curve, a line a report
 <out>/seeds.jsonl               a line a run: milestones in frames, rooms, places, speed, command, commit
 <out>/seeds.md                  a table a game; Montezuma's Revenge beside the published curves
+<out>/seeds-<game>.png          the curves
 """
 
 import math
@@ -15,9 +16,11 @@ from typing import Any
 import jax
 
 from learnmax_jax import config, lifecycle, metrics, provenance, published, results, train
+from learnmax_jax.report import claims
 
 # Points, the mean of the last 100 episodes: the key, key and door, what DreamerV3 ends at.
 MILESTONES = (100, 350, 2400)
+_DOTS_AN_INCH = 100
 _CURVE = (
     "num_env_steps",
     "num_frames",
@@ -26,6 +29,7 @@ _CURVE = (
     "steps_per_second",
     "num_episodes",
     "episode_score",
+    "explorer_score",
     "score_of_last_100",
     "paid_of_last_100",
     "explorer_score_max",
@@ -134,7 +138,7 @@ def published_milestones() -> dict[str, list[dict[int, int | None]]]:
 
 
 def write_markdown(out: pathlib.Path) -> None:
-    """Writes a table for each game: medians over seeds, and how many seeds came there."""
+    """Writes a table and a picture for each game: medians over seeds, how many seeds came there; every seed's curve."""
     by_game: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for line in results.read(out / "seeds.jsonl"):
         by_game.setdefault(line["game"], {}).setdefault(line["name"], []).append(line)
@@ -142,6 +146,11 @@ def write_markdown(out: pathlib.Path) -> None:
     parts = [f"## From several seeds: frames\n\n`python -m experiments.seeds`. {note}\n"]
     for game, by_name in sorted(by_game.items()):
         parts.append(f"### {game}\n\n{_table(game, by_name)}")
+        curves = {
+            name: [results.read(out / name / f"seed-{line['seed']}.jsonl") for line in lines]
+            for name, lines in by_name.items()
+        }
+        claims.draw(game, curves).savefig(out / f"seeds-{game}.png", dpi=_DOTS_AN_INCH)
     (out / "seeds.md").write_text("\n".join(parts))
 
 

@@ -1,0 +1,32 @@
+"""The curves of claims, beside one another."""
+
+import numpy as np
+import pytest
+
+from learnmax_jax import published
+from learnmax_jax.report import claims
+
+
+def _curve(*scores: float | None) -> list[dict]:
+    return [
+        {"num_frames": 1000 * (number + 1), "score_of_last_100": score, "explorer_score": score, "positions_visited": 7}
+        for number, score in enumerate(scores)
+    ]
+
+
+def test_a_point_is_the_mean_of_the_reports_before_it_that_know() -> None:
+    frames, means = claims.points(_curve(None, 10.0, None, 20.0, 60.0), "explorer_score", smoothed=2)
+    assert frames == [2000, 4000, 5000] and means == pytest.approx([10.0, 15.0, 40.0])
+    assert claims.points(_curve(1.0, 2.0), "episode_length", smoothed=1) == ([], [])
+
+
+def test_every_seed_has_a_line_and_the_published_end_where_ours_do() -> None:
+    ours = {"mine": [_curve(*[5.0] * 900), _curve(*[6.0] * 800)], "other": [_curve(7.0)]}
+    figure = claims.draw(published.GAME, ours)
+    for axes, has_published in zip(figure.axes, (True, True, False), strict=True):
+        known = len({seed for agent, seed in published.curves() if agent == "dreamerv3"}) if has_published else 0
+        assert len(axes.lines) == known + 3
+        assert max(np.max(line.get_xdata(), initial=0) for line in axes.lines) == 900_000
+    names = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    assert {"mine", "other"} < names and len(names) == 3
+    assert len(claims.draw("Pong-v5", ours).axes[0].lines) == 3
