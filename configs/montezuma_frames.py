@@ -1,4 +1,6 @@
-"""Montezuma with novelty by visits of whole frames: an ablation of configs/montezuma.py.
+"""Montezuma with novelty by visits of whole frames, which know no stages of an episode.
+
+The config to compare with is configs/montezuma.py with --config.patch_counts.num_stages=1.
 
 python -m experiments.seeds --name=frames --seeds=0,1,2 --config=configs/montezuma_frames.py --workdir=runs/frames
 """

@@ -30,8 +30,11 @@ OUT = flags.DEFINE_string("out", None, "A folder for bench.jsonl, bench.md and p
 
 def main(settings: config.Settings, _: lifecycle.StopWatcher) -> int:
     """Measures, prints and writes."""
+    import jax
+
     from learnmax_jax.benchmark import parts, scaling
 
+    jax.config.update("jax_enable_compilation_cache", False)  # else a second run would time the reading of the first's
     counts = scaling.read_counts(DEVICES.value) if DEVICES.value is not None else ()
     out = _out_folder(OUT.value) if OUT.value is not None else None
     if ONLY.value:

@@ -27,6 +27,8 @@ MAX_EPISODE_STEPS = flags.DEFINE_integer(
 SEED = flags.DEFINE_integer("seed", 0, "Of the emulators.", lower_bound=0, upper_bound=2**28 - 1)
 OUT = flags.DEFINE_string("out", None, "A file of such lines, one a command and checkpoint, to add this one to.")
 
+# Of every line of that file.
+_FIELDS = {"command", "trained_env_steps", "evaluation"}
 # Folded into the run's key with the seed, apart from what training folds in.
 _EVALUATE = 12 << 28
 
@@ -50,22 +52,23 @@ def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
         raise lifecycle.Preempted("evaluation given up; nothing was unsaved")
     name = f"evaluate-{PROTOCOL.value}-step-{step:09d}.gif"
     print(f"film: {_write_film(result, [workdir / 'evaluation' / name, pathlib.Path('evaluation') / name])}")
+    print(json.dumps(result.summary()), flush=True)
     if out is not None:
         _keep(out, step * config.steps_per_call(settings), result.summary())
-    print(json.dumps(result.summary()), flush=True)
     return lifecycle.DONE
 
 
 def _out_file(text: str) -> pathlib.Path:
-    """The file that the figures are added to, read before anything is played."""
+    """The file that the figures are added to; read, and its folder made, before anything is played."""
     from learnmax_jax import results
 
     path = pathlib.Path(text)
     try:
-        results.read(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not all(isinstance(line, dict) and _FIELDS <= line.keys() for line in results.read(path)):
+            raise ValueError("other lines than evaluations")
     except (OSError, ValueError) as problem:
-        why = f"cannot be read as lines of json: {problem}"
-        raise lifecycle.BadInput(f"--out={text}: {why}. Allowed: a new file, or one that this command wrote.") from None
+        raise lifecycle.BadInput(f"--out={text}: {problem}. Allowed: a new file, or one of evaluations.") from None
     return path
 
 

@@ -163,7 +163,7 @@ def build(config: Any, mesh: Mesh | None = None) -> Agent:
         kinds = normalise.normalised(kinds, discount=config.returns.intrinsic_discount)
     rates = ("learning_rate", "warmup_updates", "decay_updates", "weight_decay", "clip_norm")
     optimizer = learner.make_optimizer(**{name: settings[name] for name in rates})
-    if config_schema.optional_section(config, "ablation").get("frozen_model"):
+    if config_schema.optional_section(config, "ablation").get("frozen_dynamics"):
         optimizer = learner.of_heads_alone(optimizer)
     tokenizer_optimizer = learner.make_optimizer(**{name: config.tokenizer_learner[name] for name in rates})
     supervise = partial(

@@ -59,10 +59,13 @@ def set_xla_flags() -> None:
 def set_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless the environment says where, or (empty) nowhere; before JAX.
 
-    Acting is compiled anew in every process: behind `xla` it holds the pool's address, and JAX keeps no program that
-    calls back into Python. Learning is kept.
+    Learning is found again. Acting with emulators is compiled anew in every process: behind `xla` its key holds the
+    pool's address, which does not come again, and JAX keeps no program that calls back into Python. XLA splits a CPU's
+    work by the cores that the process may use, which JAX's key leaves out: so each number of them has its own folder.
     """
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "learnmax_jax" / "jax"
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    folder = home / "learnmax_jax" / "jax" / f"cores-{os.environ.get('NPROC') or cores}"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
 
 

@@ -325,7 +325,7 @@ SECTIONS: tuple[Section, ...] = (
         },
     ),
     # What is left out to see what it was good for.
-    Section("ablation", {"frozen_model": switch()}),
+    Section("ablation", {"frozen_dynamics": switch()}),
     Section(
         "curriculum",
         {

@@ -146,12 +146,13 @@ def write_markdown(out: pathlib.Path) -> None:
     parts = [f"## From several seeds: frames\n\n`python -m experiments.seeds`. {note}\n"]
     for game, by_name in sorted(by_game.items()):
         parts.append(f"### {game}\n\n{_table(game, by_name)}")
+    (out / "seeds.md").write_text("\n".join(parts))
+    for game, by_name in by_game.items():
         curves = {
             name: [results.read(out / name / f"seed-{line['seed']}.jsonl") for line in lines]
             for name, lines in by_name.items()
         }
         claims.draw(game, curves).savefig(out / f"seeds-{game}.png", dpi=_DOTS_AN_INCH)
-    (out / "seeds.md").write_text("\n".join(parts))
 
 
 def _table(game: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

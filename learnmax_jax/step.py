@@ -5,6 +5,7 @@ the first, and their state donated.
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from concurrent import futures
 from functools import partial
@@ -364,8 +365,8 @@ class CompiledStep:
 def compile_step(agent: Agent, state: State) -> CompiledStep:
     """Compiles the step's halves as programs of their own, beside whatever the caller does next.
 
-    No compile cache keeps a program with emulators inside; learning, which any cache keeps, is four fifths of the
-    compilation. Acting is traced first, so that it compiles while learning is traced.
+    A program with emulators inside is found in no compile cache; learning, which is, is four fifths of the compilation.
+    Acting is traced first, so that it compiles while learning is traced.
 
     Args:
       agent: the parts.
@@ -380,13 +381,23 @@ def compile_step(agent: Agent, state: State) -> CompiledStep:
         jax.ShapeDtypeStruct(rows[:1], jnp.float32, sharding=devices.split(agent.mesh)),
         jax.ShapeDtypeStruct(rows, jnp.bool_, sharding=devices.whole(agent.mesh)),
     )
-    with_a_thread_each = futures.ThreadPoolExecutor(2, thread_name_prefix="compile")
-    compiled = CompiledStep(
-        acting=with_a_thread_each.submit(acting.compile),
-        learning=with_a_thread_each.submit(lambda: learning.lower(*told).compile()),
+    return CompiledStep(
+        acting=_in_a_thread(acting.compile), learning=_in_a_thread(lambda: learning.lower(*told).compile())
     )
-    with_a_thread_each.shutdown(wait=False)
-    return compiled
+
+
+def _in_a_thread(function: Callable[[], Any]) -> futures.Future[Any]:
+    """What the function gives or raises; a process that ends does not wait for it, as for an executor's threads."""
+    told: futures.Future[Any] = futures.Future()
+
+    def run() -> None:
+        try:
+            told.set_result(function())
+        except BaseException as problem:
+            told.set_exception(problem)
+
+    threading.Thread(target=run, name="compile", daemon=True).start()
+    return told
 
 
 def to_save(agent: Agent, state: State) -> dict[str, Any]:

@@ -85,7 +85,6 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             current = curriculum.stage_at(settings, done)
             agent = agents.build(current.settings, devices.everything())
         state, tally = _start(agent, workdir)
-        act_learn_step = steps.compile_step(agent, state)
         step = int(state.step)
         visited = _restore_positions(workdir, step)
         with contextlib.ExitStack() as files:
@@ -100,6 +99,7 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             provenance.record(workdir)
             run = Run(agent, workdir, stop, members, writer, rows, tally, visited)
             with blame(members):
+                act_learn_step = steps.compile_step(agent, state)
                 for stage in curriculum.stages(settings):
                     if stage.last_step > step:
                         if stage.first_step != current.first_step:

@@ -9,15 +9,17 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import struct
 
 from learnmax_jax import agent as agents
+from learnmax_jax import checkpoints, devices, starting
 from learnmax_jax import config as configs
-from learnmax_jax import devices
 from learnmax_jax import step as steps
 from learnmax_jax.agent import Agent
 from learnmax_jax.exploration.kind import Paid
+from learnmax_jax.models.world_model import is_head
 from learnmax_jax.replay.buffer import bytes_per_row
 from learnmax_jax.step import Outputs, State, act_learn_step
 from learnmax_jax.types import Array, Batch, SequenceIndex
@@ -59,7 +61,7 @@ def agent() -> Agent:
 
 @pytest.fixture(scope="module")
 def step(agent: Agent) -> steps.CompiledStep:
-    """The compiled step, whose halves may be traced once each in this whole file."""
+    """The compiled step, whose halves are traced once each; compiled ahead of time, they cannot be traced again."""
     with pytest.MonkeyPatch.context() as patch:
         for half in ("act_and_store", "learn_and_tell"):
             patch.setattr(steps, half, chex.assert_max_traces(getattr(steps, half), n=1))
@@ -348,6 +350,22 @@ GOLDEN_TOLERANCE = 2e-3
 def test_golden_metrics_of_the_smoke_configs_third_update(played: Any) -> None:
     metrics = played[1][5].metrics
     assert {name: float(metrics[name]) for name in GOLDEN} == pytest.approx(GOLDEN, rel=GOLDEN_TOLERANCE)
+
+
+def test_frozen_dynamics_have_no_moments_and_a_checkpoint_holds_the_others(tmp_path: pathlib.Path) -> None:
+    """An ablation: what does not learn is no part of the optimizer's state."""
+    counts = {}
+    for frozen in (False, True):
+        agent = _build(*([("ablation.frozen_dynamics", "true")] if frozen else []))
+        state = starting.fresh(agent)
+        moments = jax.tree.leaves([each for _, each in optax.tree.get_all_with_path(state.optimizer_state, "mu")])
+        counts[frozen] = sum(leaf.size for leaf in moments)
+        of_heads = jax.tree.map(lambda x, head: x.size if head else 0, state.network, is_head(state.network))
+    assert counts[False] == sum(leaf.size for leaf in jax.tree.leaves(state.network))
+    assert counts[True] == sum(jax.tree.leaves(of_heads)) < counts[False]
+    checkpoints.save(tmp_path, 1, {"train": state}, {}, keep=1)
+    restored = checkpoints.restore(tmp_path, {"train": starting.spec(agent)})
+    assert restored is not None and _same(restored.state["train"], state)
 
 
 # A quarter of the smoke config's work, for programs that are compiled only to be measured.

@@ -30,3 +30,11 @@ def test_every_seed_has_a_line_and_the_published_end_where_ours_do() -> None:
     names = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
     assert {"mine", "other"} < names and len(names) == 3
     assert len(claims.draw("Pong-v5", ours).axes[0].lines) == 3
+
+
+def test_what_a_curve_lacks_is_said_below() -> None:
+    ours = {"old": [[{"num_frames": 1000, "positions_visited": 7}]], "new": [_curve(7.0)], "gone": [[]]}
+    left, _, right = claims.draw("Pong-v5", ours).axes
+    assert left.get_xlabel().endswith("(not all seeds have it: old, gone)")
+    assert right.get_xlabel().endswith("(not all seeds have it: gone)")
+    claims.draw("Pong-v5", {"gone": [[]]})  # no curve at all is no error

@@ -44,7 +44,8 @@ def refused(command: str, *arguments: str, code: int = 2, **environment: str) ->
         ("evaluate", ["--workdir=nowhere"], ["nowhere/config.json: no such file"]),
         ("evaluate", ["--workdir=nowhere", "--protocol=wild"], ["--protocol", "standard|deterministic"]),
         ("evaluate", ["--workdir=nowhere", "--num_episodes=0"], ["--num_episodes"]),
-        ("evaluate", ["--workdir=nowhere", "--out=README.md"], ["--out=README.md: cannot be read as lines of json"]),
+        ("evaluate", ["--workdir=nowhere", "--out=docs/results/seeds.jsonl"], ["seeds.jsonl: other lines than"]),
+        ("evaluate", ["--workdir=nowhere", "--out=README.md"], ["--out=README.md: ", "Allowed: a new file"]),
         ("report", [], ["--workdir"]),
         ("report", ["--workdir=nowhere"], ["workdir=nowhere: no such folder"]),
         ("report", ["--workdir=configs"], ["config.json and metrics.jsonl missing"]),
@@ -191,7 +192,7 @@ def test_evaluate_plays_films_keeps_and_ends_with_json(
 ) -> None:
     workdir, _ = smoke
     out = tmp_path / "results" / "evaluations.jsonl"
-    results.write(out, [{"command": "another", "trained_env_steps": 640}])
+    results.write(out, [{"command": "another", "trained_env_steps": 640, "evaluation": {}}])
     before = runs.files(workdir)
     ended = runs.finish(
         runs.start(

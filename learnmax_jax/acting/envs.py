@@ -1,7 +1,7 @@
 """The only file that knows EnvPool: emulators behind `types.Environments`, in one of three ways.
 
-`xla` steps them inside the compiled program, `callback` inside it through the host (any device,
-and the program can be cached), `host` outside it in plain numpy. The fourth backend, `world`,
+`xla` steps them inside the compiled program, `callback` inside it through the host (any device),
+`host` outside it in plain numpy. The fourth backend, `world`,
 is no emulator: a small environment in pure JAX from `worlds/`.
 
 **Randomness.** `reset(rng_key)` makes a new pool of emulators whose seeds come from the key, one

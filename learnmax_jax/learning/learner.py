@@ -72,8 +72,12 @@ def make_optimizer(
 
 
 def of_heads_alone(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer of the network that leaves its model as it is: norms and moments are of the heads alone."""
-    return optax.partition({True: optimizer, False: optax.set_to_zero()}, is_head)
+    """An optimizer that leaves the dynamics as they were drawn: norms and moments are of the heads alone."""
+
+    def labels(params: Params) -> Any:
+        return jax.tree.map(lambda of_head: "heads" if of_head else "dynamics", is_head(params))
+
+    return optax.partition({"heads": optimizer, "dynamics": optax.set_to_zero()}, labels)
 
 
 def _schedule(peak: float, warmup_updates: int, decay_updates: int) -> optax.ScalarOrSchedule:

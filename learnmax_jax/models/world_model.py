@@ -135,7 +135,8 @@ class WorldModel:
 def is_head(params: Params) -> Params:
     """For every leaf of the network's parameters, whether it is of a head: what is said of latents, not the latents.
 
-    Policy, values, Q, rewards and continuation; the transformer and what predicts the next codes are none.
+    Policy, values and Q whole; of rewards and continuation, which share their hidden layer with what predicts the next
+    codes, the last layers. The transformer and what predicts the next codes are none.
     """
     heads = ("prediction",), *(("transition", name) for name in ("reward", "intrinsic", "continuation"))
 

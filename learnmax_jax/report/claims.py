@@ -29,17 +29,21 @@ def draw(game: str, claims: Mapping[str, Sequence[Curve]]) -> Figure:
       claims: by name, a curve a seed: its reports.
     """
     figure = Figure(figsize=(13.5, 4.2), layout="constrained")
-    furthest = max(row["num_frames"] for curves in claims.values() for curve in curves for row in curve)
+    furthest = max((row["num_frames"] for curves in claims.values() for curve in curves for row in curve), default=0)
     for axes, (column, title, unit, is_smoothed) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
         if game == published.GAME and "score" in column:
             _draw_published(axes, furthest, named=column == _PANELS[0][0])
+        axes.set_xlabel("environment frames", fontsize=9)
         for number, (name, curves) in enumerate(claims.items()):
             for nth, curve in enumerate(curves):
                 frames, values = points(curve, column, smoothed=SMOOTHED if is_smoothed else 1)
                 label = name if column == _PANELS[-1][0] and nth == 0 else None
                 axes.plot(frames, values, color=f"C{number}", linewidth=1.3, alpha=0.85, label=label)
+        known = {name: [points(each, column, smoothed=1)[0] for each in curves] for name, curves in claims.items()}
+        lacking = [name for name, frames_of_seeds in known.items() if not all(frames_of_seeds)]
+        if lacking:
+            axes.set_xlabel(f"environment frames (not all seeds have it: {', '.join(lacking)})", fontsize=7)
         axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
-        axes.set_xlabel("environment frames", fontsize=9)
         axes.set_ylabel(unit, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
