@@ -390,7 +390,9 @@ def test_a_thawed_config_is_nobody_elses() -> None:
 def test_compiled_programs_are_kept_unless_the_environment_says_otherwise(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for given, kept in ((None, str(tmp_path / "learnmax_jax" / "jax")), ("", ""), ("/elsewhere", "/elsewhere")):
+    of_three_cores = str(tmp_path / "learnmax_jax" / "jax" / "cores-3")
+    monkeypatch.setenv("NPROC", "3")
+    for given, kept in ((None, of_three_cores), ("", ""), ("/elsewhere", "/elsewhere")):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         if given is not None:
