@@ -35,6 +35,11 @@ def test_every_seed_has_a_line_and_the_published_end_where_ours_do() -> None:
 def test_what_a_curve_lacks_is_said_below() -> None:
     ours = {"old": [[{"num_frames": 1000, "positions_visited": 7}]], "new": [_curve(7.0)], "gone": [[]]}
     left, _, right = claims.draw("Pong-v5", ours).axes
-    assert left.get_xlabel().endswith("(not all seeds have it: old, gone)")
-    assert right.get_xlabel().endswith("(not all seeds have it: gone)")
-    claims.draw("Pong-v5", {"gone": [[]]})  # no curve at all is no error
+    assert left.get_xlabel().endswith("not of all seeds of old, gone")
+    assert right.get_xlabel().endswith("not of all seeds of gone")
+    assert not claims.draw("Pong-v5", {"gone": [[]]}).axes  # no curve at all is no error
+
+
+def test_columns_that_tell_nothing_are_left_out() -> None:
+    (axes,) = claims.draw("Pong-v5", {"mine": [[{"num_frames": 9, "score_of_last_100": -21.0, "rooms": 0}]]}).axes
+    assert "beta 0" in axes.get_title(loc="left")

@@ -1,5 +1,6 @@
 """Curves of runs that are compared, by claim: a colour a claim, a line a seed."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,34 +23,47 @@ Curve = Sequence[Mapping[str, Any]]
 
 
 def draw(game: str, claims: Mapping[str, Sequence[Curve]]) -> Figure:
-    """A panel a column over the frames.
+    """A panel a column over the frames; columns of which nothing but zeros is known are left out.
 
     Args:
       game: Montezuma's Revenge has a published agent beside it, as far as our own runs went.
       claims: by name, a curve a seed: its reports.
     """
-    figure = Figure(figsize=(13.5, 4.2), layout="constrained")
     furthest = max((row["num_frames"] for curves in claims.values() for curve in curves for row in curve), default=0)
-    for axes, (column, title, unit, is_smoothed) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
+    panels = [panel for panel in _PANELS if _tells(claims, panel[0])]
+    figure = Figure(figsize=(4.5 * max(1, len(panels)), 4.4), layout="constrained")
+    if not panels:
+        return figure
+    for axes, (column, title, unit, is_smoothed) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels):
         if game == published.GAME and "score" in column:
-            _draw_published(axes, furthest, named=column == _PANELS[0][0])
-        axes.set_xlabel("environment frames", fontsize=9)
+            _draw_published(axes, furthest)
         for number, (name, curves) in enumerate(claims.items()):
-            for nth, curve in enumerate(curves):
+            for curve in curves:
                 frames, values = points(curve, column, smoothed=SMOOTHED if is_smoothed else 1)
-                label = name if column == _PANELS[-1][0] and nth == 0 else None
-                axes.plot(frames, values, color=f"C{number}", linewidth=1.3, alpha=0.85, label=label)
-        known = {name: [points(each, column, smoothed=1)[0] for each in curves] for name, curves in claims.items()}
-        lacking = [name for name, frames_of_seeds in known.items() if not all(frames_of_seeds)]
-        if lacking:
-            axes.set_xlabel(f"environment frames (not all seeds have it: {', '.join(lacking)})", fontsize=7)
+                axes.plot(frames, values, color=f"C{number}", linewidth=1.3, alpha=0.85, label=name)
+        axes.set_xlabel(_below(claims, column), fontsize=8)
         axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
         axes.set_ylabel(unit, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=5)
+    named = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(named.values()), list(named), loc="outside lower center", fontsize=8, frameon=False, ncols=4)
     return figure
+
+
+def _tells(claims: Mapping[str, Sequence[Curve]], column: str) -> bool:
+    """Whether any report has more than a zero there."""
+    return any(row.get(column) for curves in claims.values() for curve in curves for row in curve)
+
+
+def _below(claims: Mapping[str, Sequence[Curve]], column: str) -> str:
+    """The axis, and the claims of which not every seed has the column."""
+    lacking = [
+        name for name, curves in claims.items() if not all(points(curve, column, smoothed=1)[0] for curve in curves)
+    ]
+    remark = textwrap.fill(f"not of all seeds of {', '.join(lacking)}", 62) if lacking else ""
+    return f"environment frames\n{remark}".rstrip()
 
 
 def points(curve: Curve, column: str, *, smoothed: int) -> tuple[list[float], list[float]]:
@@ -60,10 +74,9 @@ def points(curve: Curve, column: str, *, smoothed: int) -> tuple[list[float], li
     return [frames for frames, _ in known], means
 
 
-def _draw_published(axes: Any, furthest: float, *, named: bool) -> None:
+def _draw_published(axes: Any, furthest: float) -> None:
     """The published agent's seeds up to a number of frames; training episodes, as it has no others."""
     seeds = [curve for (agent, _), curve in published.curves().items() if agent == _PUBLISHED]
-    for number, curve in enumerate(seeds):
+    for curve in seeds:
         shown = [point for point in curve if point[0] <= furthest]
-        label = f"DreamerV3, {len(seeds)} seeds (published)" if named and number == 0 else None
-        axes.plot(*zip(*shown), color="0.6", linewidth=0.9, label=label)
+        axes.plot(*zip(*shown), color="0.6", linewidth=0.9, label=f"DreamerV3, {len(seeds)} seeds (published)")
