@@ -97,6 +97,7 @@ def collect(folder: pathlib.Path, *, name: str, seed: int, out: pathlib.Path) ->
     }
     results.put(out / "seeds.jsonl", line, known_by=("name", "seed"))
     write_markdown(out)
+    write_pictures(out)
 
 
 def milestones(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -138,21 +139,30 @@ def published_milestones() -> dict[str, list[dict[int, int | None]]]:
 
 
 def write_markdown(out: pathlib.Path) -> None:
-    """Writes a table and a picture for each game: medians over seeds, how many seeds came there; every seed's curve."""
-    by_game: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for line in results.read(out / "seeds.jsonl"):
-        by_game.setdefault(line["game"], {}).setdefault(line["name"], []).append(line)
+    """Writes a table for each game: medians over seeds, and how many seeds came there."""
     note = "Medians over seeds, with how many came there; averages are of the last 100 episodes at beta 0."
     parts = [f"## From several seeds: frames\n\n`python -m experiments.seeds`. {note}\n"]
-    for game, by_name in sorted(by_game.items()):
+    for game, by_name in _by_game(out).items():
         parts.append(f"### {game}\n\n{_table(game, by_name)}")
     (out / "seeds.md").write_text("\n".join(parts))
-    for game, by_name in by_game.items():
+
+
+def write_pictures(out: pathlib.Path) -> None:
+    """Draws every seed's curve, a picture a game."""
+    for game, by_name in _by_game(out).items():
         curves = {
             name: [results.read(out / name / f"seed-{line['seed']}.jsonl") for line in lines]
             for name, lines in by_name.items()
         }
         claims.draw(game, curves).savefig(out / f"seeds-{game}.png", dpi=_DOTS_AN_INCH)
+
+
+def _by_game(out: pathlib.Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The runs' lines by game, in its order, and by claim."""
+    by_game: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for line in sorted(results.read(out / "seeds.jsonl"), key=lambda line: line["game"]):
+        by_game.setdefault(line["game"], {}).setdefault(line["name"], []).append(line)
+    return by_game
 
 
 def _table(game: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -1,13 +1,9 @@
 """The whole agent as one pure function: `act_learn_step(state) -> (state, outputs)`.
 
-`init_state` makes a run's state on the host. The step's two halves are compiled once each, with the emulators inside
-the first, and their state donated.
+`init_state` makes a run's state on the host. How the step is compiled stands in compiled_step.py.
 """
 
-import dataclasses
-import threading
 from collections.abc import Callable
-from concurrent import futures
 from functools import partial
 from typing import Any
 
@@ -127,10 +123,10 @@ def state_spec(agent: Agent) -> State:
     if agent.environments.restorable:
         actor_spec = jax.eval_shape(partial(start_actor, agent.player), learning["train"].model, key)
     spec = State(actor=actor_spec, **learning)
-    return _spec(agent.mesh, spec)
+    return spec_of(agent.mesh, spec)
 
 
-def _spec(mesh: Mesh, state: State) -> State:
+def spec_of(mesh: Mesh, state: State) -> State:
     """Shapes, dtypes and places of a State, or of one's shapes."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -182,10 +178,10 @@ def act_learn_step(state: State, *, agent: Agent) -> tuple[State, Outputs]:
     Returns:
       (State, Outputs).
     """
-    return _one_after_the_other(partial(act_and_store, agent=agent), partial(learn_and_tell, agent=agent))(state)
+    return one_after_the_other(partial(act_and_store, agent=agent), partial(learn_and_tell, agent=agent))(state)
 
 
-def _one_after_the_other(acting: Callable, learning: Callable) -> Callable[[State], tuple[State, Outputs]]:
+def one_after_the_other(acting: Callable, learning: Callable) -> Callable[[State], tuple[State, Outputs]]:
     """The step of its two halves; the second is told no more of the first than it needs."""
 
     def step(state: State) -> tuple[State, Outputs]:
@@ -343,61 +339,6 @@ def _zeros(spec: Any) -> Any:
 def _named(metrics: Metrics) -> Metrics:
     """Exploration's scalars, told apart from the others."""
     return {f"novelty_{name}": value for name, value in metrics.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class CompiledStep:
-    """`act_learn_step` for donated state: state -> (state, outputs).
-
-    Attributes:
-      acting: `act_and_store`. learning: `learn_and_tell`. Each is compiled in a thread of its own; whatever fails
-        there is raised by the first step.
-    """
-
-    acting: futures.Future[jax.stages.Compiled]
-    learning: futures.Future[jax.stages.Compiled]
-
-    def __call__(self, state: State) -> tuple[State, Outputs]:
-        """One step."""
-        return _one_after_the_other(self.acting.result(), self.learning.result())(state)
-
-
-def compile_step(agent: Agent, state: State) -> CompiledStep:
-    """Compiles the step's halves as programs of their own, beside whatever the caller does next.
-
-    A program with emulators inside is found in no compile cache; learning, which is, is four fifths of the compilation.
-    Acting is traced first, so that it compiles while learning is traced.
-
-    Args:
-      agent: the parts.
-      state: of which the shapes count, and the emulators, which acting holds from then on.
-    """
-    spec = _spec(agent.mesh, state)
-    acting = jax.jit(partial(act_and_store, agent=agent), donate_argnums=0).lower(spec)
-    learning = jax.jit(partial(learn_and_tell, agent=agent), donate_argnums=0)
-    rows = agent.config.env.num_envs, agent.config.actor.num_steps
-    told = (
-        spec.replace(actor=None),
-        jax.ShapeDtypeStruct(rows[:1], jnp.float32, sharding=devices.split(agent.mesh)),
-        jax.ShapeDtypeStruct(rows, jnp.bool_, sharding=devices.whole(agent.mesh)),
-    )
-    return CompiledStep(
-        acting=_in_a_thread(acting.compile), learning=_in_a_thread(lambda: learning.lower(*told).compile())
-    )
-
-
-def _in_a_thread(function: Callable[[], Any]) -> futures.Future[Any]:
-    """What the function gives or raises; a process that ends does not wait for it, as for an executor's threads."""
-    told: futures.Future[Any] = futures.Future()
-
-    def run() -> None:
-        try:
-            told.set_result(function())
-        except BaseException as problem:
-            told.set_exception(problem)
-
-    threading.Thread(target=run, name="compile", daemon=True).start()
-    return told
 
 
 def to_save(agent: Agent, state: State) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import jax
 from learnmax_jax import agent as agents
 from learnmax_jax import (
     checkpoints,
+    compiled_step,
     config,
     config_checks,
     config_schema,
@@ -99,12 +100,12 @@ def run(settings: config.Settings, *, workdir: pathlib.Path, stop: lifecycle.Sto
             provenance.record(workdir)
             run = Run(agent, workdir, stop, members, writer, rows, tally, visited)
             with blame(members):
-                act_learn_step = steps.compile_step(agent, state)
+                act_learn_step = compiled_step.compile_step(agent, state)
                 for stage in curriculum.stages(settings):
                     if stage.last_step > step:
                         if stage.first_step != current.first_step:
                             agent, state = _next_stage(stage, state)
-                            act_learn_step = steps.compile_step(agent, state)
+                            act_learn_step = compiled_step.compile_step(agent, state)
                         state = run.loop(agent, act_learn_step, state, stage.last_step)
     return lifecycle.DONE
 

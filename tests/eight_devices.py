@@ -22,7 +22,7 @@ import optax
 from jax.sharding import Mesh
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, devices
+from learnmax_jax import checkpoints, compiled_step, config, devices
 from learnmax_jax import step as steps
 from learnmax_jax.acting import envs
 from learnmax_jax.types import Batch
@@ -70,7 +70,7 @@ class _Run:
 def _play(mesh: Mesh) -> _Run:
     agent = _build(mesh)
     state, outputs = steps.init_state(agent), []
-    step = steps.compile_step(agent, state)
+    step = compiled_step.compile_step(agent, state)
     for _ in range(NUM_STEPS):
         state, told = step(state)
         outputs.append(jax.device_get(told))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, config_schema, evaluation, lifecycle, metrics, train
+from learnmax_jax import checkpoints, compiled_step, config, config_schema, evaluation, lifecycle, metrics, train
 from learnmax_jax import step as steps
 from learnmax_jax.replay import shards
 
@@ -85,7 +85,7 @@ def run(settings: config.Settings, workdir: pathlib.Path, stop: Any = None) -> i
 
 
 _programs: dict[Any, Any] = {}
-_compile_step, _evaluator = steps.compile_step, evaluation.Evaluator
+_compile_step, _evaluator = compiled_step.compile_step, evaluation.Evaluator
 
 
 def share_programs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def share_programs(monkeypatch: pytest.MonkeyPatch) -> None:
             _programs[key] = _evaluator(settings, **section)
         return _programs[key]
 
-    monkeypatch.setattr(steps, "compile_step", compile_step)
+    monkeypatch.setattr(compiled_step, "compile_step", compile_step)
     monkeypatch.setattr(evaluation, "Evaluator", evaluator)
     monkeypatch.setattr(train.Run, "draw", lambda self, state, step: None)
 

@@ -14,7 +14,7 @@ import pytest
 from flax import struct
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, devices, starting
+from learnmax_jax import checkpoints, compiled_step, devices, starting
 from learnmax_jax import config as configs
 from learnmax_jax import step as steps
 from learnmax_jax.agent import Agent
@@ -60,12 +60,12 @@ def agent() -> Agent:
 
 
 @pytest.fixture(scope="module")
-def step(agent: Agent) -> steps.CompiledStep:
+def step(agent: Agent) -> compiled_step.CompiledStep:
     """The compiled step, whose halves are traced once each; compiled ahead of time, they cannot be traced again."""
     with pytest.MonkeyPatch.context() as patch:
         for half in ("act_and_store", "learn_and_tell"):
             patch.setattr(steps, half, chex.assert_max_traces(getattr(steps, half), n=1))
-        compiled = steps.compile_step(agent, steps.init_state(agent))
+        compiled = compiled_step.compile_step(agent, steps.init_state(agent))
         compiled.learning.result()
     return compiled
 
@@ -180,7 +180,7 @@ def test_what_fails_while_learning_is_compiled_is_raised_by_the_first_step(
 
     monkeypatch.setattr(steps, "learn_and_tell", fails)
     state = steps.init_state(agent)
-    compiled = steps.compile_step(agent, state)
+    compiled = compiled_step.compile_step(agent, state)
     with pytest.raises(ValueError, match="learning cannot be traced"):
         compiled(state)
 

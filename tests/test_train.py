@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, postmortem, tally, train
+from learnmax_jax import checkpoints, compiled_step, config, postmortem, tally, train
 from learnmax_jax import step as steps
 from learnmax_jax.acting import envs
 from learnmax_jax.replay import shards
@@ -320,7 +320,7 @@ def poison(state: steps.State) -> steps.State:
 
 def poison_at(monkeypatch: pytest.MonkeyPatch, step: int, *, after: bool, stop: runs.Stop | None = None) -> None:
     """Puts the NaN into the state before that step, or into what comes out of it with a good flag."""
-    compile_step = steps.compile_step
+    compile_step = compiled_step.compile_step
 
     def compile_poisoned(agent: agents.Agent, state: steps.State) -> Any:
         good = compile_step(agent, state)
@@ -336,7 +336,7 @@ def poison_at(monkeypatch: pytest.MonkeyPatch, step: int, *, after: bool, stop: 
 
         return act_learn_step
 
-    monkeypatch.setattr(steps, "compile_step", compile_poisoned)
+    monkeypatch.setattr(compiled_step, "compile_step", compile_poisoned)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_f14_nothing_of_a_nan_is_committed(
 def test_f33_seeds_decide_all_and_alone(tmp_path: pathlib.Path) -> None:
     # 50 steps of 4 transitions; the scripted world draws nothing, the agent does.
     agent = agents.build(runs.tiny())
-    act_learn_step = steps.compile_step(agent, steps.init_state(agent))
+    act_learn_step = compiled_step.compile_step(agent, steps.init_state(agent))
     ends = [play(agent, seed, act_learn_step, num_steps=50) for seed in (0, 0, 1)]
     assert ends[0] == ends[1]
     assert ends[0][0] != ends[2][0] and ends[0][1] != ends[2][1]
@@ -394,7 +394,7 @@ def test_f33_seeds_decide_all_and_alone(tmp_path: pathlib.Path) -> None:
 def test_f33_seeds_decide_the_emulators_too() -> None:
     settings = runs.tiny(("env.backend", "callback"), ("env.game", "Breakout-v5"), ("env.num_threads", 1))
     agent = agents.build(settings)
-    act_learn_step = steps.compile_step(agent, steps.init_state(agent))
+    act_learn_step = compiled_step.compile_step(agent, steps.init_state(agent))
     ends = [play(agent, seed, act_learn_step, num_steps=50) for seed in (0, 0, 1)]
     assert ends[0] == ends[1]
     assert ends[0][0] != ends[2][0] and ends[0][1] != ends[2][1]

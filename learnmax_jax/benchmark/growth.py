@@ -1,7 +1,9 @@
 """How time and memory grow, one size at a time: seconds of a batch of searches and of a learner's update.
 
 Each size is a program of its own, and compiling takes most of the time; so sizes are measured from coarse to fine, as
-many as fit the budget. Times are the least of a few calls; exponents are slopes of straight lines through logarithms.
+many as fit the budget. Machines drift within minutes: so all sizes of a curve of searches are timed in turn at the end.
+Those of updates, which each hold a replay, are timed one by one. Times are the least of a few calls; exponents are
+slopes of straight lines through logarithms.
 """
 
 import dataclasses
@@ -110,13 +112,17 @@ def measure(settings: config.Settings, *, budget_seconds: float) -> list[dict[st
     wanted.sort(key=lambda item: (item[0], item[3].what == "update", item[1], item[2]))
     items = [(f"{name} {size:,}", (size, curve)) for _, name, size, curve in wanted]
     points: dict[str, list[Point]] = {}
+    calls: dict[str, dict[int, Callable[[], Any]]] = {}
     params: dict[int, Any] = {}  # by width: nothing else shapes them
     for _, (size, curve) in timing.told(items, len(items), budget_seconds=budget_seconds):
         if curve.what == "search":
-            point = _search_point(settings, curve, size, params)
+            point, calls.setdefault(curve.name, {})[size] = _search_point(settings, curve, size, params)
         else:
             point = _update_point(settings, curve, size)
         points.setdefault(curve.name, []).append(point)
+    for name, by_size in calls.items():
+        seconds = timing.interleaved(by_size, rounds=ROUNDS)
+        points[name] = [dataclasses.replace(point, seconds=min(seconds[point.size])) for point in points[name]]
     return [row(curve, points[curve.name]) for curve in curves(settings) if curve.name in points]
 
 
@@ -174,8 +180,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _search_point(settings: config.Settings, curve: Curve, size: int, known: dict[int, Any]) -> Point:
-    """Seconds of a batch of searches; parameters of a width are made once."""
+def _search_point(
+    settings: config.Settings, curve: Curve, size: int, known: dict[int, Any]
+) -> tuple[Point, Callable[[], Any]]:
+    """A batch of searches that has run once, and the call to time it by; parameters of a width are made once."""
     player = searches.player_with(settings, {_SIMULATIONS: searches.SIMULATIONS} | curve.fields(size))
     num_envs = size if curve.name == "environments" else searches.ENVIRONMENTS
     window = size if curve.name == "window" else searches.WINDOWS[0]
@@ -184,8 +192,9 @@ def _search_point(settings: config.Settings, curve: Curve, size: int, known: dic
     context, root = searches.roots(player, num_envs, window)
     told = (params, *jax.jit(context)(params), jax.random.key(0))
     compiled = jax.jit(root).lower(*told).compile()
-    seconds = timing.least(partial(compiled, *told), rounds=ROUNDS)
-    return Point(size, seconds, _temporary_bytes(compiled), searches.tree_bytes(player, num_envs))
+    call = partial(compiled, *told)
+    point = Point(size, timing.seconds_of(call), _temporary_bytes(compiled), searches.tree_bytes(player, num_envs))
+    return point, call
 
 
 def _update_point(settings: config.Settings, curve: Curve, size: int) -> Point:

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from learnmax_jax.benchmark.cost_model import Assumptions
 from learnmax_jax.benchmark.machine import Machine
 
-_INK, _BLUE, _RED = "#1b1b1b", "#14508c", "#b3261e"
+_INK, _BLUE, _RED, _GREY = "#1b1b1b", "#14508c", "#b3261e", "#8a8a8a"
 
 
 def draw_growth(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """A panel a curve, both axes logarithmic: seconds, and the promised slope through the last point."""
+    """A panel a curve, all axes logarithmic: seconds, the promised slope through the last point, temporary memory."""
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.9 * lines), layout="constrained")
@@ -31,8 +31,14 @@ def draw_growth(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel(row["name"].replace("_", " "), fontsize=9)
         axes.set_ylabel("ms", fontsize=9)
         axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], fontsize=7)
-        axes.tick_params(axis="y", which="both", labelsize=7)
-        axes.minorticks_off()
+        memory = axes.twinx()
+        megabytes = [max(point["temporary_bytes"], 1) / 1e6 for point in row["points"]]
+        memory.loglog(sizes, megabytes, ".:", color=_GREY, linewidth=1.0)
+        memory.set_ylabel("temporary MB", fontsize=7, color=_GREY)
+        memory.set_ylim(min(megabytes) / 4, max(megabytes) * 4)
+        for each in (axes, memory):
+            each.tick_params(axis="y", which="both", labelsize=7)
+            each.minorticks_off()
         low, high = milliseconds.min(), milliseconds.max()
         axes.set_ylim(low / 1.6, high * 1.6)
     for axes in list(panels):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from learnmax_jax import compiled_step
 from learnmax_jax import step as steps
 from learnmax_jax.agent import Agent
 from learnmax_jax.step import State
@@ -109,7 +110,7 @@ def whole(agent: Agent, state: State, names: tuple[str, ...] = ("act", "learn", 
 def _as_run(agent: Agent, state: State) -> Program:
     """The step as a run has it."""
     begin = time.perf_counter()
-    step = steps.compile_step(agent, state)
+    step = compiled_step.compile_step(agent, state)
     compiled = step.acting.result(), step.learning.result()
     compile_seconds = time.perf_counter() - begin
     held = {"state": state}

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -45,43 +46,38 @@ ENTRY %main (a: f32[4]) -> f32[4] {
     assert scopes["first"] == trace.REST and "loop" not in scopes
 
 
-def test_a_slow_part_has_most_of_the_time() -> None:
+def _waits(scope: str) -> Callable:
+    """A part that spends 0.2 s in a scope, and hardly any time in `store`."""
+
     def wait(x: np.ndarray) -> np.ndarray:
         time.sleep(0.2)
         return x
 
-    def step(x: jax.Array, rng_key: jax.Array) -> jax.Array:
-        with jax.named_scope("emulators"):
+    def part(x: jax.Array, rng_key: jax.Array) -> jax.Array:
+        with jax.named_scope(scope):
             x = jax.pure_callback(wait, x, x)
-        with jax.named_scope("search"):
+        with jax.named_scope("store"):
             return jnp.sin(x)
 
-    traced = trace.profile(programs.compile_part(step, jnp.zeros((8,))))
+    part.__name__ = f"in_{scope}"  # a program is known by its function's name
+    return part
+
+
+def test_a_slow_part_has_most_of_the_time() -> None:
+    traced = trace.profile(programs.compile_part(_waits("emulators"), jnp.zeros((8,))))
     assert 0.15 < traced["seconds"]["emulators"] <= traced["step_seconds"]
-    assert traced["seconds"]["search"] < 0.1
+    assert traced["seconds"]["store"] < 0.1
     first, *others = [line for line in trace.markdown(traced).splitlines() if line.startswith("| ")][2:]
     assert first.startswith("| emulators |") and len(others) == len(trace.SCOPES)
 
 
 def test_programs_that_name_their_instructions_alike_are_told_apart() -> None:
-    def wait(x: np.ndarray) -> np.ndarray:
-        time.sleep(0.1)
-        return x
-
-    def waits(x: jax.Array, rng_key: jax.Array) -> jax.Array:
-        with jax.named_scope("emulators"):
-            return jax.pure_callback(wait, x, x)
-
-    def waits_too(x: jax.Array, rng_key: jax.Array) -> jax.Array:
-        with jax.named_scope("search"):
-            return jax.pure_callback(wait, x, x)
-
-    parts = [programs.compile_part(each, jnp.zeros((8,))) for each in (waits, waits_too)]
+    parts = [programs.compile_part(_waits(scope), jnp.zeros((8,))) for scope in ("emulators", "search")]
     names = [set(trace.scope_of_instructions(program_text.read(part.compiled[0].as_text()))) for part in parts]
-    assert names[0] & names[1]
+    assert names[0] == names[1]
     both = programs.Program(lambda: [part.call() for part in parts], parts[0].compiled + parts[1].compiled, 1, 0.0)
     seconds = trace.profile(both)["seconds"]
-    assert seconds["emulators"] > 0.09 and seconds["search"] > 0.09
+    assert seconds["emulators"] > 0.15 and seconds["search"] > 0.15
 
 
 def test_the_step_names_all_scopes() -> None:
