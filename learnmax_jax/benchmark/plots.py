@@ -30,15 +30,16 @@ def draw_growth(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_title(f"{row['what']}: exponent {found} (at most {row['at_most']:g})", fontsize=9, color=color)
         axes.set_xlabel(row["name"].replace("_", " "), fontsize=9)
         axes.set_ylabel("ms", fontsize=9)
-        axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], fontsize=7)
         memory = axes.twinx()
+        memory.set_yscale("log")
         megabytes = [max(point["temporary_bytes"], 1) / 1e6 for point in row["points"]]
-        memory.loglog(sizes, megabytes, ".:", color=_GREY, linewidth=1.0)
+        memory.plot(sizes, megabytes, ".:", color=_GREY, linewidth=1.0)
         memory.set_ylabel("temporary MB", fontsize=7, color=_GREY)
         memory.set_ylim(min(megabytes) / 4, max(megabytes) * 4)
         for each in (axes, memory):
             each.tick_params(axis="y", which="both", labelsize=7)
             each.minorticks_off()
+        axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], fontsize=7)
         low, high = milliseconds.min(), milliseconds.max()
         axes.set_ylim(low / 1.6, high * 1.6)
     for axes in list(panels):

@@ -97,6 +97,9 @@ def test_a_panel_a_curve_and_no_empty_one() -> None:
     labels = [axes.get_ylabel() for axes in figure.axes if axes.axison]
     assert sorted(labels) == ["ms"] * 7 + ["temporary MB"] * 7
     assert sum(not axes.axison for axes in figure.axes) == 1
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks == [f"{point['size']:,}" for point in rows[0]["points"]]  # memory shares the axis
+    assert figure.axes[0].get_xscale() == "log"
 
 
 def test_peers_stand_beside_ours() -> None:
