@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, lifecycle
+from learnmax_jax import checkpoints, config, lifecycle, pictures
 from learnmax_jax import step as steps
 from learnmax_jax.acting.actor import ActorState, ActOutput
 from learnmax_jax.models.world_model import ModelParams
@@ -133,7 +133,7 @@ class Evaluator:
             key_rate=float(held_key.mean()) if has_probe else None,
             frames_per_step=player.environments.frames_per_step,
             protocol=player.config.env.protocol,
-            film=np.concatenate(film[1 : FILM_FRAMES + 1])[..., 0],
+            film=pictures.drawable(np.concatenate(film[1 : FILM_FRAMES + 1]))[..., 0],
         )
 
 

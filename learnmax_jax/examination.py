@@ -100,6 +100,12 @@ class Examiner:
                 unroll_steps=max(HORIZONS),
             )
         )
+        # Compiled once each: an examination may come every few updates.
+        self._look = {
+            window: jax.jit(partial(roll_out, world_model=agent.world_model, context_frames=window, unroll_steps=1))
+            for window in WINDOWS
+            if window <= self.context_frames
+        }
         self.imagine = jax.jit(
             partial(
                 pictures.imagine,
@@ -202,9 +208,8 @@ class Examiner:
 
         Only the last `window` frames before it are seen.
         """
-        look = jax.jit(partial(roll_out, world_model=self.agent.world_model, context_frames=window, unroll_steps=1))
         seen = _cut(windows, self.context_frames - window)
-        rolled = [look(train.model, part) for part in _batches(seen)]
+        rolled = [self._look[window](train.model, part) for part in _batches(seen)]
         count = seen.mask.shape[0]
         of_codes, of_end = (
             np.concatenate([getattr(part, name)[:, 0] for part in rolled])[:count] for name in ("nats", "end_nats")
@@ -253,10 +258,9 @@ class Examiner:
         held_out = np.isin(self._taken(), self.agent.config.pretrain.held_out_actions)
         if held_out.any():
             figures["held_out_action_nats"] = float(rolled.forced_nats[held_out].mean())
-        for window in WINDOWS:
-            if window <= self.context_frames:
-                figures[f"nats_of_window_{window}"], _ = self._nats_of_window(train, self.windows, window)
-                _, figures[f"end_nats_of_window_{window}"] = self._nats_of_window(train, self.endings, window)
+        for window in self._look:
+            figures[f"nats_of_window_{window}"], _ = self._nats_of_window(train, self.windows, window)
+            _, figures[f"end_nats_of_window_{window}"] = self._nats_of_window(train, self.endings, window)
         for k in HORIZONS:
             at = k - 1
             predicted, codes = rolled.predicted[:, at], rolled.codes[:, at]

@@ -1,5 +1,6 @@
 """Pictures of what the model sees: actual, reconstructed and predicted frames under one another."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from learnmax_jax.types import Array, Batch
 SCALE = 2  # screen pixels a frame's pixel
 CAPTION_HEIGHT = 14  # screen pixels
 GAP = 2
+DIGIT_SIZE = 6  # pixels of a frame a digit takes
 
 
 def imagine(
@@ -41,6 +43,26 @@ def imagine(
     return actual, decode(rolled.codes), decode(rolled.predicted)
 
 
+def drawable(frames: np.ndarray) -> np.ndarray:
+    """Frames as they are; observations of one pixel, whose channels are digits, as grey squares in reading order.
+
+    Args:
+      frames: `[..., H, W, C]`, numbers in 0..255.
+    Returns:
+      `[..., H, W, C]` uint8, C 1 or 3; of digits C is 1, and the largest of all is white.
+    """
+    height, width, channels = frames.shape[-3:]
+    if height * width > 1:
+        return np.clip(frames, 0, 255).astype(np.uint8)
+    columns = math.ceil(math.sqrt(channels))
+    lines = -(-channels // columns)
+    grey = np.clip(frames, 0, 255) * (255 / max(frames.max(), 1))
+    around = [(0, 0)] * (frames.ndim - 3)
+    grid = np.pad(grey[..., 0, 0, :], [*around, (0, lines * columns - channels)])
+    grid = grid.reshape(*frames.shape[:-3], lines, columns, 1).astype(np.uint8)
+    return grid.repeat(DIGIT_SIZE, axis=-3).repeat(DIGIT_SIZE, axis=-2)
+
+
 def draw_strip(rows: Sequence[Array], captions: Sequence[str]) -> Image.Image:
     """Draws rows of frames under one another, a caption under each column.
 
@@ -48,13 +70,14 @@ def draw_strip(rows: Sequence[Array], captions: Sequence[str]) -> Image.Image:
       rows: each `[K, H, W, C]`, values in 0..255.
       captions: K texts.
     """
-    height, width = (size * SCALE + GAP for size in rows[0].shape[1:3])
+    shown = drawable(np.stack([np.asarray(frames) for frames in rows]))
+    height, width = (size * SCALE + GAP for size in shown.shape[2:4])
     picture = Image.new("RGB", (width * len(captions), CAPTION_HEIGHT + height * len(rows)), "white")
     draw = ImageDraw.Draw(picture)
     for column, caption in enumerate(captions):
         draw.text((column * width + 2, height * len(rows)), caption, fill="black")
-        for line, frames in enumerate(rows):
-            pixels = np.clip(np.asarray(frames[column]), 0, 255).astype(np.uint8)
+        for line, frames in enumerate(shown):
+            pixels = frames[column]
             frame = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
             frame = frame.resize((pixels.shape[1] * SCALE, pixels.shape[0] * SCALE), Image.Resampling.NEAREST)
             picture.paste(frame.convert("RGB"), (column * width, line * height))

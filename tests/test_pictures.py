@@ -16,3 +16,18 @@ def test_captions_stand_under_the_columns() -> None:
     assert (picture[height : 2 * height] == 255).all()
     for column in range(2):
         assert (picture[2 * height :, column * width : (column + 1) * width] < 100).any(), "no caption"
+
+
+def test_digits_are_drawn_as_grey_squares_in_reading_order() -> None:
+    digits = np.array([0, 10, 5, 2, 7], np.uint8).reshape(1, 1, 1, 5)
+    picture = pictures.drawable(digits)
+    size = pictures.DIGIT_SIZE
+    assert picture.shape == (1, 2 * size, 3 * size, 1)
+    assert picture[0, ::size, ::size, 0].tolist() == [[0, 255, 127], [51, 178, 0]]
+    assert (picture[0, :size, size : 2 * size] == 255).all()
+
+
+def test_frames_of_148_channels_make_a_strip() -> None:
+    rows = [np.full((2, 1, 1, 148), value, np.uint8) for value in (3, 9)]
+    picture = pictures.draw_strip(rows, ["left", "right"])
+    assert picture.size[0] == 2 * (13 * pictures.DIGIT_SIZE * pictures.SCALE + pictures.GAP)
