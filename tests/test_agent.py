@@ -315,7 +315,7 @@ def test_f14_the_first_batch_that_was_not_finite_is_kept() -> None:
 
 @pytest.mark.parametrize("path", sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py")))
 def test_every_config_builds_and_its_step_has_shapes(path: str) -> None:
-    if path == "minigrid.py":  # no world has its integers, and its emulators are light
+    if path.startswith("minigrid"):  # no world has its integers, and its emulators are light
         agent = agents.build(configs.load(f"configs/{path}", [("env.backend", "callback")]))
         spec = jax.eval_shape(lambda state: state, steps.init_state(agent))
     else:

@@ -240,6 +240,21 @@ def test_report_writes_a_page_and_names_what_is_damaged(
 
 
 @pytest.mark.slow
+def test_minigrid_is_played_drawn_and_filmed(tmp_path: pathlib.Path) -> None:
+    few = {
+        "num_env_steps": 1280,
+        "pictures.every_env_steps": 640,
+        "evaluation.every_env_steps": 1280,
+        "evaluation.max_episode_steps": 16,
+    }
+    changes = [f"--config.{name}={value}" for name, value in few.items()]
+    ended = runs.finish(runs.start("zuma", "--config=configs/minigrid.py", f"--workdir={tmp_path}", *changes))
+    assert ended.code == 0, ended.errors
+    assert len(list(tmp_path.glob("pictures/*.png"))) == 2
+    assert len(list(tmp_path.glob("evaluation/*.gif"))) == 1
+
+
+@pytest.mark.slow
 def test_bench_measures_the_parts_and_ends_with_json() -> None:
     ended = runs.finish(runs.start("bench", "--config=configs/smoke.py", "--json", "--rounds=1"))
     assert ended.code == 0, ended.errors
