@@ -33,5 +33,8 @@ def variant(kind: str, search: str) -> ConfigDict:
     config.tokenizer.num_codes = 32  # so that sizes up to 32 need no other change
     config.tokenizer.code_dim = 32
     config.search.num_simulations = 8
+    # A step's delay has to show, as in configs/minigrid.py: a greedy player that may dawdle never comes to the door.
+    config.returns.extrinsic_discount = 0.95
+    config.search.value_floor = 0.02
     config.evaluation.max_episode_steps = 64
     return deep_sea.explore(config, kind, search)

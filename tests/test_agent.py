@@ -172,6 +172,19 @@ def test_n14_a_later_step_draws_other_numbers(agent: Agent, step: Any, played: A
     assert _same(states[-1].rng_key, states[0].rng_key)
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("problem", [ValueError("cannot be compiled"), KeyboardInterrupt()])
+def test_what_a_thread_raises_is_raised_where_its_answer_is_asked_for(problem: BaseException) -> None:
+    def fails() -> None:
+        raise problem
+
+    with pytest.raises(type(problem)) as raised:
+        compiled_step._in_a_thread(fails).result()
+    assert raised.value is problem
+    assert compiled_step._in_a_thread(lambda: 5).result() == 5
+
+
+@pytest.mark.timeout(300)
 def test_what_fails_while_learning_is_compiled_is_raised_by_the_first_step(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

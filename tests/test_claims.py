@@ -33,13 +33,24 @@ def test_every_seed_has_a_line_and_the_published_end_where_ours_do() -> None:
 
 
 def test_what_a_curve_lacks_is_said_below() -> None:
-    ours = {"old": [[{"num_frames": 1000, "positions_visited": 7}]], "new": [_curve(7.0)], "gone": [[]]}
+    old = [{"num_frames": 1000, "positions_visited": 7}]
+    ours = {"old": [old], "new": [_curve(7.0)], "mixed": [_curve(7.0), old], "gone": [[]]}
     left, _, right = claims.draw("Pong-v5", ours).axes
-    assert left.get_xlabel().endswith("not of all seeds of old, gone")
+    assert left.get_xlabel().endswith("not of all seeds of old, mixed, gone")
     assert right.get_xlabel().endswith("not of all seeds of gone")
     assert not claims.draw("Pong-v5", {"gone": [[]]}).axes  # no curve at all is no error
 
 
 def test_columns_that_tell_nothing_are_left_out() -> None:
-    (axes,) = claims.draw("Pong-v5", {"mine": [[{"num_frames": 9, "score_of_last_100": -21.0, "rooms": 0}]]}).axes
+    row = {"num_frames": 9, "score_of_last_100": -21.0, "explorer_score": 0.0, "rooms": 0}
+    (axes,) = claims.draw("Pong-v5", {"mine": [[row]]}).axes
     assert "beta 0" in axes.get_title(loc="left")
+
+
+def test_a_claim_has_a_colour_and_only_reports_means_are_smoothed() -> None:
+    ours = {"mine": [_curve(0.0, 10.0), _curve(0.0, 20.0)], "other": [_curve(0.0, 30.0)]}
+    of_hundred, of_report, _ = claims.draw("Pong-v5", ours).axes
+    for axes, ends in ((of_hundred, [10, 20, 30]), (of_report, [5, 10, 15])):
+        assert [line.get_ydata()[-1] for line in axes.lines] == ends
+        first, second, other = (line.get_color() for line in axes.lines)
+        assert first == second != other

@@ -46,6 +46,7 @@ def refused(command: str, *arguments: str, code: int = 2, **environment: str) ->
         ("evaluate", ["--workdir=nowhere", "--num_episodes=0"], ["--num_episodes"]),
         ("evaluate", ["--workdir=nowhere", "--out=docs/results/seeds.jsonl"], ["seeds.jsonl: other lines than"]),
         ("evaluate", ["--workdir=nowhere", "--out=README.md"], ["--out=README.md: ", "Allowed: a new file"]),
+        ("evaluate", ["--workdir=nowhere", "--out=configs"], ["--out=configs: ", "Allowed: a new file"]),
         ("report", [], ["--workdir"]),
         ("report", ["--workdir=nowhere"], ["workdir=nowhere: no such folder"]),
         ("report", ["--workdir=configs"], ["config.json and metrics.jsonl missing"]),

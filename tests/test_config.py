@@ -399,3 +399,8 @@ def test_compiled_programs_are_kept_unless_the_environment_says_otherwise(
             monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
         config.set_compilation_cache()
         assert os.environ["JAX_COMPILATION_CACHE_DIR"] == kept
+    monkeypatch.delenv("NPROC")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)))
+    config.set_compilation_cache()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == of_three_cores.replace("cores-3", "cores-5")

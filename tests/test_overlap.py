@@ -9,7 +9,7 @@ from learnmax_jax import config, overlap
 def test_ratios_are_medians_of_the_rounds_own() -> None:
     times = {
         "act_in_groups": np.array([4.0, 8.0, 40.0]),  # a round in which all was slow changes no ratio
-        "act_in_one": np.array([5.0, 10.0, 50.0]),
+        "act_in_one": np.array([5.0, 16.0, 40.0]),  # ratios 0.8, 0.5, 1: the ratio of the medians would be 0.5
         "emulators": np.array([3.0, 6.0, 30.0]),
         "network": np.array([2.0, 4.0, 20.0]),
     }
@@ -21,7 +21,7 @@ def test_ratios_are_medians_of_the_rounds_own() -> None:
             "groups_over_one": 0.8,
             "groups_over_longer": 4 / 3,
             "groups_over_sum": 0.8,
-            "one_over_sum": 1.0,
+            "one_over_sum": 1.0,  # of 1, 1.6 and 0.8
             "emulators_over_groups": 0.75,
         }
     )

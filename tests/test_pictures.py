@@ -25,9 +25,13 @@ def test_digits_are_drawn_as_grey_squares_in_reading_order() -> None:
     assert picture.shape == (1, 2 * size, 3 * size, 1)
     assert picture[0, ::size, ::size, 0].tolist() == [[0, 255, 127], [51, 178, 0]]
     assert (picture[0, :size, size : 2 * size] == 255).all()
+    assert pictures.drawable(digits[..., :4]).shape == (1, 2 * size, 2 * size, 1)
 
 
 def test_frames_of_148_channels_make_a_strip() -> None:
     rows = [np.full((2, 1, 1, 148), value, np.uint8) for value in (3, 9)]
     picture = pictures.draw_strip(rows, ["left", "right"])
     assert picture.size[0] == 2 * (13 * pictures.DIGIT_SIZE * pictures.SCALE + pictures.GAP)
+    # All rows share one scale.
+    below = 12 * pictures.DIGIT_SIZE * pictures.SCALE + pictures.GAP
+    assert [picture.getpixel((0, line * below)) for line in range(2)] == [(85, 85, 85), (255, 255, 255)]

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from learnmax_jax import agent as agents
-from learnmax_jax import checkpoints, config, lifecycle, metrics, pretrain, recording, starting, train
+from learnmax_jax import checkpoints, config, examination, lifecycle, metrics, pretrain, recording, starting, train
 from learnmax_jax.learning import learner
+from learnmax_jax.measures.rollout import roll_out
 from tests import runs
 
 SIZES = {
@@ -53,6 +55,15 @@ def run(given: config.Settings, data: pathlib.Path, workdir: pathlib.Path) -> in
     return pretrain.run(given, data=data, workdir=workdir, stop=lifecycle.StopWatcher())
 
 
+def unlike_its_start(given: config.Settings) -> tuple[agents.Agent, learner.TrainState]:
+    """A model that has learned nothing, but whose answers depend on what it sees."""
+    agent = agents.build(given)
+    fresh = starting.fresh(agent)
+    key = jax.random.key(1)
+    network = jax.tree.map(lambda x: x + 0.2 * jax.random.normal(key, x.shape) if x.ndim == 2 else x, fresh.network)
+    return agent, fresh.replace(network=network)
+
+
 def learned_by(workdir: pathlib.Path) -> learner.TrainState:
     return starting.restore(workdir, settings())
 
@@ -69,6 +80,19 @@ def finished(data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pa
     workdir = tmp_path_factory.mktemp("pretrained")
     assert run(settings(), data, workdir) == lifecycle.DONE
     return workdir
+
+
+def test_a_window_s_figures_are_of_its_own_frames(data: pathlib.Path) -> None:
+    agent, train_state = unlike_its_start(settings())
+    examiner = examination.Examiner(agent, pretrain.load(settings(), agent, data), data)
+    given, end = examiner.windows, examiner.context_frames
+    assert given is not None and end > 1
+    for window in (1, end):
+        rows = jax.tree.map(lambda x, seen=window: x[:, end - seen : end + 1], given.rows)
+        look = partial(roll_out, world_model=agent.world_model, context_frames=window, unroll_steps=1)
+        rolled = jax.jit(look)(train_state.model, given.replace(rows=rows))
+        wanted = float(rolled.nats.mean()), float(rolled.end_nats.mean())
+        assert examiner._nats_of_window(train_state, given, window) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_rows_tell_of_both_phases_and_of_the_examination(finished: pathlib.Path) -> None:
