@@ -342,7 +342,7 @@ def test_every_config_builds_and_its_step_has_shapes(path: str) -> None:
     chex.assert_tree_shape_prefix(outputs.batch.rows, batch)
 
 
-# Ten numbers of the third update, the first after one at a rate above 0: configs/smoke.py on the CPU, jax 0.10.2.
+# Nine numbers of the third update, the first after one at a rate above 0: configs/smoke.py on the CPU, jax 0.10.2.
 # A change of config or mathematics that is meant changes them: then write the new ones here.
 GOLDEN = {
     "loss": 36.6516,
@@ -354,16 +354,18 @@ GOLDEN = {
     "gradient_norm": 17.8886,  # between two processors: 17.855 and 17.922, the same code
     "value_error": 2.04635,
     "tokenizer_loss": 0.141964,
-    "perplexity": 6.2,  # of whole codes: one that is near two encodings fell otherwise on a processor, 6.150 and 6.248
 }
+# Of whole codes, which fall one way or the other: one of these, by processor.
+GOLDEN_PERPLEXITY = (6.15016, 6.24760)
 # Relative: another version of XLA may add in another order, and three updates carry that on.
-GOLDEN_TOLERANCE = dict.fromkeys(GOLDEN, 2e-3) | {"perplexity": 2e-2}
+GOLDEN_TOLERANCE = 2e-3
 
 
 def test_golden_metrics_of_the_smoke_configs_third_update(played: Any) -> None:
     metrics = played[1][5].metrics
-    for name, wanted in GOLDEN.items():
-        assert float(metrics[name]) == pytest.approx(wanted, rel=GOLDEN_TOLERANCE[name]), name
+    assert {name: float(metrics[name]) for name in GOLDEN} == pytest.approx(GOLDEN, rel=GOLDEN_TOLERANCE)
+    perplexity = float(metrics["perplexity"])
+    assert any(perplexity == pytest.approx(wanted, rel=GOLDEN_TOLERANCE) for wanted in GOLDEN_PERPLEXITY), perplexity
 
 
 def test_frozen_dynamics_have_no_moments_and_a_checkpoint_holds_the_others(tmp_path: pathlib.Path) -> None:

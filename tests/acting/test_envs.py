@@ -89,9 +89,9 @@ def test_f23_protocols_as_published() -> None:
 
 def test_check_takes_under_two_seconds_in_a_new_process() -> None:
     code = (
-        "import time; from learnmax_jax.acting import envs; start = time.process_time()\n"  # whoever else computes
+        "import time; from learnmax_jax.acting import envs; start = time.perf_counter()\n"
         f"try: envs.check(**{ {**SETTINGS, 'game': 'Montezuma-v5'} })\n"
-        "except ValueError: print(time.process_time() - start)"
+        "except ValueError: print(time.perf_counter() - start)"
     )
     seconds = min(
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
