@@ -31,6 +31,7 @@ _CURVE = (
     "episode_score",
     "explorer_score",
     "score_of_last_100",
+    "training_score_of_last_100",
     "paid_of_last_100",
     "explorer_score_max",
     "rooms_visited",

@@ -22,6 +22,7 @@ class Tally:
       rooms: numbers of all rooms seen in play (emulator RAM; a report, nothing learns from it).
       evaluation: the last evaluation's summary.
       last_scores: of the last 100 episodes at beta 0, as the field averages them.
+      last_training_scores: of the last 100 of all environments, as published training curves average them.
       scores, explorer_scores, lengths: of the episodes that ended since the last report.
       depth_means, depth_max: of the search trees since the last report.
     """
@@ -33,6 +34,7 @@ class Tally:
     rooms: set[int] = dataclasses.field(default_factory=set)
     evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
     last_scores: list[float] = dataclasses.field(default_factory=list)
+    last_training_scores: list[float] = dataclasses.field(default_factory=list)
     scores: list[float] = dataclasses.field(default_factory=list)
     explorer_scores: list[float] = dataclasses.field(default_factory=list)
     lengths: list[int] = dataclasses.field(default_factory=list)
@@ -46,6 +48,8 @@ class Tally:
         exploits = rows.beta == 0
         self.scores.extend(act.episode_score[ended & exploits].tolist())
         self.last_scores = (self.last_scores + act.episode_score[ended & exploits].tolist())[-LAST_EPISODES:]
+        all_scores = act.episode_score[ended].tolist()
+        self.last_training_scores = (self.last_training_scores + all_scores)[-LAST_EPISODES:]
         paid = (rows.reward > 0).any(axis=0)
         if self.first_paid_step is None and paid.any():
             self.first_paid_step = first_env_step + (int(paid.argmax()) + 1) * len(rows.reward)
@@ -60,9 +64,11 @@ class Tally:
     def report(self) -> dict[str, Any]:
         """The numbers since the last report; scores are None where no episode ended."""
         full = len(self.last_scores) == LAST_EPISODES
+        full_training = len(self.last_training_scores) == LAST_EPISODES
         row = {
             "episode_score": _mean(self.scores),
             "score_of_last_100": _mean(self.last_scores) if full else None,
+            "training_score_of_last_100": _mean(self.last_training_scores) if full_training else None,
             "paid_of_last_100": float(np.mean(np.array(self.last_scores) > 0)) if full else None,
             "first_paid_step": self.first_paid_step,
             "explorer_score": _mean(self.explorer_scores),
