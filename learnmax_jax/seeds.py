@@ -7,7 +7,6 @@
 <out>/seeds-<game>.png          the curves
 """
 
-import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -108,25 +107,29 @@ def milestones(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     paid = last["first_paid_step"]
     best = [row["explorer_score_max"] for row in rows if row["explorer_score_max"] is not None]
     reached = {
-        f"frames_to_{score}": next(
-            (row["num_frames"] for row in rows if (row["score_of_last_100"] or -math.inf) >= score), None
-        )
+        f"frames_to_{whose}{score}": _first(rows, f"{whose}score_of_last_100", score)
+        for whose in ("", "training_")
         for score in MILESTONES
     }
     return {
         "num_frames": last["num_frames"],
         "frames_to_first_reward": None if paid is None else int(paid * frames_a_step),
-        "frames_to_nine_of_ten": next(
-            (row["num_frames"] for row in rows if (row["paid_of_last_100"] or 0.0) >= 0.9), None
-        ),
+        "frames_to_nine_of_ten": _first(rows, "paid_of_last_100", 0.9),
         **reached,
         "score_of_last_100": last["score_of_last_100"],
+        "training_score_of_last_100": last.get("training_score_of_last_100"),
         "explorer_score_max": max(best, default=None),
         "rooms": last["rooms_visited"],
         "positions": last["positions_visited"],
         "updates": last["num_updates"],
         "hours": last["seconds"] / 3600,
     }
+
+
+def _first(rows: Sequence[Mapping[str, Any]], column: str, wanted: float) -> int | None:
+    """Frames when a column was first that high; None: never, or the run reported no such column."""
+    high = (row["num_frames"] for row in rows if row.get(column) is not None and row[column] >= wanted)
+    return next(high, None)
 
 
 def published_milestones() -> dict[str, list[dict[int, int | None]]]:
@@ -141,7 +144,10 @@ def published_milestones() -> dict[str, list[dict[int, int | None]]]:
 
 def write_markdown(out: pathlib.Path) -> None:
     """Writes a table for each game: medians over seeds, and how many seeds came there."""
-    note = "Medians over seeds, with how many came there; averages are of the last 100 episodes at beta 0."
+    note = (
+        "Medians over seeds, with how many came there; averages are of the last 100 episodes, at beta 0 or of all "
+        "environments' training, as the published ones are. A dash: not recorded."
+    )
     parts = [f"## From several seeds: frames\n\n`python -m experiments.seeds`. {note}\n"]
     for game, by_name in _by_game(out).items():
         parts.append(f"### {game}\n\n{_table(game, by_name)}")
@@ -170,17 +176,17 @@ def _table(game: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> str
     """A game's table; the published curves are Montezuma's."""
     scores = MILESTONES if game == published.GAME else ()
     header = ["run", "seeds", "frames", "first reward at", "9 of 10 episodes paid at"]
-    header += [f"average {score} at" for score in scores]
+    header += [f"{whose} average {score} at" for whose in ("beta 0", "training") for score in scores]
     header += ["best explorer", "rooms", "places", "updates", "hours"]
     rows = []
     for name, lines in by_name.items():
-        ways = ["first_reward", "nine_of_ten", *scores]
+        ways = ["first_reward", "nine_of_ten", *scores, *(f"training_{score}" for score in scores)]
         rows.append(
             [
                 name,
                 str(len(lines)),
                 _median([line["num_frames"] for line in lines]),
-                *(_reached([line[f"frames_to_{way}"] for line in lines]) for way in ways),
+                *(_reached([line[f"frames_to_{way}"] for line in lines if f"frames_to_{way}" in line]) for way in ways),
                 *(
                     _median([line[column] for line in lines])
                     for column in ("explorer_score_max", "rooms", "positions", "updates")
@@ -190,7 +196,8 @@ def _table(game: str, by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> str
         )
     for agent, seeds in published_milestones().items() if game == published.GAME else ():
         reached = [_reached([seed[score] for seed in seeds]) for score in scores]
-        rows.append([f"{agent} (published)", str(len(seeds)), "200,000,000", "-", "-", *reached, *["-"] * 5])
+        unknown = ["-"] * (2 + len(scores))
+        rows.append([f"{agent} (published)", str(len(seeds)), "200,000,000", *unknown, *reached, *["-"] * 5])
     return results.markdown(header, rows)
 
 
@@ -200,7 +207,9 @@ def _median(values: Sequence[float | None]) -> str:
 
 
 def _reached(frames: Sequence[int | None]) -> str:
-    """Median over the seeds that came there, and their number."""
+    """Median over the seeds that came there, and their number; a dash where none recorded it."""
+    if not frames:
+        return "-"
     known = [value for value in frames if value is not None]
     if not known:
         return f"never (0 of {len(frames)})"

@@ -19,6 +19,7 @@ def _rows(*averages: float | None, paid: int | None = 700) -> list[dict]:
             "seconds": 36.0 * number,
             "first_paid_step": paid,
             "score_of_last_100": average,
+            "training_score_of_last_100": None if average is None else average + 1,
             "paid_of_last_100": None if average is None else average / 400,
             "explorer_score_max": [None, 400.0, 100.0][number % 3],
             "rooms_visited": 2,
@@ -35,6 +36,7 @@ def test_milestones_by_hand() -> None:
         12000,
         20000,
     )
+    assert (reached["frames_to_training_100"], reached["frames_to_training_350"]) == (8000, 20000)
     assert reached["frames_to_2400"] is None and reached["frames_to_nine_of_ten"] == 20000
     assert (reached["explorer_score_max"], reached["positions"], reached["hours"]) == (400.0, 40, 0.04)
     assert seeds.milestones(_rows(None, paid=None))["frames_to_first_reward"] is None
@@ -83,7 +85,7 @@ def test_a_claim_of_two_seeds_is_written_beside_the_published_ones(
         assert len(results.read(tmp_path / "out" / "mine" / "seed-5.jsonl")) == 2
     table = (tmp_path / "out" / "seeds.md").read_text()
     assert "### scripted" in table and "| mine | 2 | 8,000 | 2,800 (2 of 2) | never (0 of 2) |" in table
-    assert "published" not in table
+    assert "(published)" not in table
     montezuma = [line | {"game": published.GAME} for line in lines]
     results.write(tmp_path / "out" / "seeds.jsonl", montezuma)
     seeds.write_markdown(tmp_path / "out")

@@ -14,6 +14,7 @@ SMOOTHED = 10
 # Column, title, unit, whether it is smoothed.
 _PANELS = (
     ("score_of_last_100", "Last 100 episodes at beta 0", "mean score (points)", False),
+    ("training_score_of_last_100", "Last 100 training episodes", "mean score (points)", False),
     ("explorer_score", f"Explorers' episodes, mean of {SMOOTHED} reports", "mean score (points)", True),
     ("positions_visited", "Places seen", "number", False),
 )
