@@ -25,6 +25,15 @@ from learnmax_jax.models.quantizers.codes import look_up, normalise, perplexity
 from learnmax_jax.types import Array, Metrics, Params
 
 BACKGROUNDS = ("none", "median")
+# Of the numbers that a tokenizer is made from: the least and the most.
+_RANGES = {
+    **dict.fromkeys(("num_groups", "num_codes", "code_dim", "patch_size", "width", "num_medians"), (1, math.inf)),
+    **dict.fromkeys(("token_hidden", "channel_hidden"), (1, math.inf)),
+    **dict.fromkeys(("num_blocks", "motion_weight", "commitment"), (0, math.inf)),
+    **dict.fromkeys(("kmeans_iterations", "revive_limit", "revive_warmup"), (0, math.inf)),
+    **dict.fromkeys(("revive_below", "codebook_decay", "slow_decay", "new_median_share"), (0, 1)),
+    **dict.fromkeys(("motion_threshold", "median_step"), (0, 255)),
+}
 
 
 @struct.dataclass
@@ -141,113 +150,49 @@ def make_tokenizer(
     Raises:
       ValueError: `<field>=<given>: <why>. Allowed: ...`, before anything compiles.
     """
-    height, width_pixels, channels = observation_shape
     _check_choice("layout", layout, autoencoder.LAYOUTS)
     _check_choice("quantizer", quantizer, quantizers.KINDS)
     _check_choice("distance", distance, quantizers.DISTANCES)
     _check_choice("background", background, BACKGROUNDS)
-    for field, value in {
-        "num_groups": num_groups,
-        "num_codes": num_codes,
-        "code_dim": code_dim,
+    sizes = {
         "patch_size": patch_size,
         "width": width,
+        "num_blocks": num_blocks,
         "token_hidden": token_hidden,
         "channel_hidden": channel_hidden,
-    }.items():
-        _check_range(field, value, 1)
-    for field, number in {
-        "num_blocks": num_blocks,
-        "motion_weight": motion_weight,
+    }
+    codebook: dict[str, Any] = {
+        "num_codes": num_codes,
+        "code_dim": code_dim,
         "commitment": commitment,
+        "codebook_decay": codebook_decay,
         "kmeans_iterations": kmeans_iterations,
+        "revive_below": revive_below,
         "revive_limit": revive_limit,
         "revive_warmup": revive_warmup,
-    }.items():
-        _check_range(field, number, 0)
-    for field, number in {
-        "revive_below": revive_below,
-        "codebook_decay": codebook_decay,
-        "slow_decay": slow_decay,
-    }.items():
-        _check_range(field, number, 0, 1)
-    _check_range("motion_threshold", motion_threshold, 0, 255)
-    _check_range("num_medians", num_medians, 1)
-    _check_range("new_median_share", new_median_share, 0, 1)
-    _check_range("median_step", median_step, 0, 255)
-    quantise_with = partial(
-        quantizers.make_quantizer,
-        kind=quantizer,
-        distance=distance,
-        num_codes=num_codes,
-        code_dim=code_dim,
-        commitment=commitment,
-        codebook_decay=codebook_decay,
-        kmeans_iterations=kmeans_iterations,
-        revive_below=revive_below,
-        revive_limit=revive_limit,
-        revive_warmup=revive_warmup,
-        growth=growth,
+    }
+    _check_ranges(
+        **sizes,
+        **codebook,
+        num_groups=num_groups,
+        motion_weight=motion_weight,
+        motion_threshold=motion_threshold,
+        num_medians=num_medians,
+        new_median_share=new_median_share,
+        median_step=median_step,
+        slow_decay=slow_decay,
     )
+    quantise_with = partial(quantizers.make_quantizer, kind=quantizer, distance=distance, growth=growth, **codebook)
     if quantizer == "identity":
-        num_integers = height * width_pixels * channels
-        if layout != "frame" or num_groups != num_integers:
-            raise ValueError(
-                f"num_groups={num_groups}: identity makes one token of all integers of {observation_shape}. "
-                f"Allowed: layout frame with num_groups {num_integers}. Nearest: {num_integers}"
-            )
-        tokens = 1
-        parts = autoencoder.identity_parts(
-            observation_shape, quantise_with(input_dim=num_integers, num_groups=num_groups), num_codes
-        )
+        parts = _identity_parts(observation_shape, layout, num_groups, num_codes, quantise_with)
+        tokens = places = 1
     else:
-        if quantizer == "random" and layout == "anchor":
-            raise ValueError(
-                "layout=anchor: the random quantiser projects raw pixels, and a frame has more of them than a patch. "
-                "Allowed: frame, patch. Nearest: patch"
-            )
-        patches = autoencoder.num_patches(observation_shape, patch_size)
-        if layout == "grid" and num_groups % patches:
-            nearest = max(round(num_groups / patches), 1) * patches
-            raise ValueError(
-                f"num_groups={num_groups}: layout grid has as many groups for each of {patches} patches. "
-                f"Allowed: multiples of {patches}. Nearest: {nearest}"
-            )
-        if quantizer == "growing" and layout != "patch":
-            raise ValueError(f"layout={layout}: growing keeps patches. Allowed: patch. Nearest: patch")
-        tokens = 1 if layout == "grid" else autoencoder.num_places(layout, observation_shape, patch_size)
-        groups = num_groups // patches if layout == "grid" else num_groups  # of one place
-        sizes = {
-            "layout": layout,
-            "patch_size": patch_size,
-            "width": width,
-            "num_blocks": num_blocks,
-            "token_hidden": token_hidden,
-            "channel_hidden": channel_hidden,
-        }
-        encoding_dim = groups * code_dim
-        raw_dim = height * width_pixels * channels if layout == "frame" else patch_size**2 * channels
-        input_dim = raw_dim if quantizer in quantizers.RAW_KINDS else encoding_dim
-        parts = autoencoder.network_parts(
-            autoencoder.Encoder(encoding_dim=encoding_dim, **sizes),
-            autoencoder.Decoder(observation_shape=observation_shape, **sizes),
-            quantise_with(input_dim=input_dim, num_groups=groups),
-            observation_shape,
-            num_groups=groups,
-            raw=quantizer in quantizers.RAW_KINDS,
-        )
+        places = autoencoder.num_places(layout, observation_shape, patch_size)
+        parts = _network_parts(observation_shape, layout, quantizer, num_groups, code_dim, sizes, quantise_with)
+        tokens = 1 if layout == "grid" else places
     names_room = background == "median"
-    if names_room and (tokens > 1 or quantizer == "identity"):
-        raise ValueError(
-            f"background={background}: the room is a code of a frame's only token, with layout={layout} and "
-            f"quantizer={quantizer}. Allowed: layouts frame and grid of any quantizer but identity. Nearest: none"
-        )
-    if names_room and num_medians > num_codes:
-        raise ValueError(
-            f"num_medians={num_medians}: a room is named by one of num_codes={num_codes} codes. "
-            f"Allowed: [1, {num_codes}]. Nearest: {num_codes}"
-        )
-    places = 1 if quantizer == "identity" else autoencoder.num_places(layout, observation_shape, patch_size)
+    if names_room:
+        _check_room(layout, quantizer, tokens=tokens, num_medians=num_medians, num_codes=num_codes)
     shared: dict[str, Any] = {"parts": parts, "motion_threshold": motion_threshold, "names_room": names_room}
     return Tokenizer(
         num_tokens=tokens,
@@ -264,6 +209,65 @@ def make_tokenizer(
         update=partial(
             _update, parts, median_step=median_step, new_median_share=new_median_share, slow_decay=slow_decay
         ),
+    )
+
+
+def _identity_parts(
+    observation_shape: tuple[int, int, int],
+    layout: str,
+    num_groups: int,
+    num_codes: int,
+    quantise_with: Callable[..., quantizers.Quantizer],
+) -> autoencoder.Parts:
+    """No networks: all integers of an observation are the codes of its one token."""
+    num_integers = math.prod(observation_shape)
+    if layout != "frame" or num_groups != num_integers:
+        raise ValueError(
+            f"num_groups={num_groups}: identity makes one token of all integers of {observation_shape}. "
+            f"Allowed: layout frame with num_groups {num_integers}. Nearest: {num_integers}"
+        )
+    quantizer = quantise_with(input_dim=num_integers, num_groups=num_groups)
+    return autoencoder.identity_parts(observation_shape, quantizer, num_codes)
+
+
+def _network_parts(
+    observation_shape: tuple[int, int, int],
+    layout: str,
+    kind: str,
+    num_groups: int,
+    code_dim: int,
+    sizes: Mapping[str, int],
+    quantise_with: Callable[..., quantizers.Quantizer],
+) -> autoencoder.Parts:
+    """Encoder, quantiser and decoder that fit one another."""
+    height, width, channels = observation_shape
+    is_raw = kind in quantizers.RAW_KINDS
+    if kind == "random" and layout == "anchor":
+        raise ValueError(
+            "layout=anchor: the random quantiser projects raw pixels, and a frame has more of them than a patch. "
+            "Allowed: frame, patch. Nearest: patch"
+        )
+    if kind == "growing" and layout != "patch":
+        raise ValueError(f"layout={layout}: growing keeps patches. Allowed: patch. Nearest: patch")
+    groups = num_groups  # of one place
+    if layout == "grid":
+        patches = autoencoder.num_patches(observation_shape, sizes["patch_size"])
+        groups = num_groups // patches
+        if num_groups % patches:
+            nearest = max(round(num_groups / patches), 1) * patches
+            raise ValueError(
+                f"num_groups={num_groups}: layout grid has as many groups for each of {patches} patches. "
+                f"Allowed: multiples of {patches}. Nearest: {nearest}"
+            )
+    encoding_dim = groups * code_dim
+    raw_dim = (height * width if layout == "frame" else sizes["patch_size"] ** 2) * channels
+    return autoencoder.network_parts(
+        autoencoder.Encoder(encoding_dim=encoding_dim, layout=layout, **sizes),
+        autoencoder.Decoder(observation_shape=observation_shape, layout=layout, **sizes),
+        quantise_with(input_dim=raw_dim if is_raw else encoding_dim, num_groups=groups),
+        observation_shape,
+        num_groups=groups,
+        raw=is_raw,
     )
 
 
@@ -438,8 +442,24 @@ def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{field}={value}: no such kind. Allowed: {', '.join(allowed)}. Nearest: {nearest}")
 
 
-def _check_range(field: str, value: float, lower: float, upper: float = math.inf) -> None:
-    if not lower <= value <= upper:  # also where it is not a number
-        above = "" if upper == math.inf else f" and <= {upper}"
-        nearest = upper if value > upper else lower
-        raise ValueError(f"{field}={value}: out of range. Allowed: >= {lower}{above}. Nearest: {nearest}")
+def _check_ranges(**given: float) -> None:
+    for field, value in given.items():
+        lower, upper = _RANGES[field]
+        if not lower <= value <= upper:  # also where it is not a number
+            above = "" if upper == math.inf else f" and <= {upper}"
+            nearest = upper if value > upper else lower
+            raise ValueError(f"{field}={value}: out of range. Allowed: >= {lower}{above}. Nearest: {nearest}")
+
+
+def _check_room(layout: str, quantizer: str, *, tokens: int, num_medians: int, num_codes: int) -> None:
+    """Whether one more code of a frame's token can name its room."""
+    if tokens > 1 or quantizer == "identity":
+        raise ValueError(
+            f"background=median: the room is a code of a frame's only token, with layout={layout} and "
+            f"quantizer={quantizer}. Allowed: layouts frame and grid of any quantizer but identity. Nearest: none"
+        )
+    if num_medians > num_codes:
+        raise ValueError(
+            f"num_medians={num_medians}: a room is named by one of num_codes={num_codes} codes. "
+            f"Allowed: [1, {num_codes}]. Nearest: {num_codes}"
+        )
