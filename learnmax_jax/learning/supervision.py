@@ -108,15 +108,14 @@ def supervise(
       Supervision, with gradients stopped.
     """
     rows, length = batch.rows, batch.mask.shape[1]
-    num_actions = world_model.num_actions
     codes = _by_row(partial(world_model.tokenise, target_params), rows.observation)
-    unknown = jnp.full_like(rows.action[:, :1], num_actions)
-    led_here = jnp.where(rows.first, num_actions, jnp.concatenate([unknown, rows.action[:, :-1]], axis=1))
+    unknown = jnp.full_like(rows.action[:, :1], world_model.num_actions)
+    led_here = jnp.concatenate([unknown, rows.action[:, :-1]], axis=1)
+    led_here = jnp.where(rows.first, world_model.num_actions, led_here)
     first = rows.first & batch.mask
     context, latents = world_model.context(target_params, codes, led_here, first, capacity=length)
 
-    beta, policy = rows.beta, rows.search_policy.astype(jnp.float32)
-    again = None
+    beta, policy, found = rows.beta, rows.search_policy.astype(jnp.float32), None
     if num_reanalysed:
         plan_key, beta_key = jax.random.split(rng_key)
         exploits = jax.random.bernoulli(jax.random.fold_in(beta_key, 0), exploit_share, (num_reanalysed,))
@@ -124,27 +123,25 @@ def supervise(
         again = _search_again(target_params, plan_key, context, latents, codes, fresh, plan, num_reanalysed)
         beta = beta.at[:num_reanalysed].set(fresh[:, None])
         policy = policy.at[:num_reanalysed].set(again.search_policy.reshape(policy[:num_reanalysed].shape))
-
-    prediction = world_model.predict(target_params, latents.reshape(-1, *latents.shape[2:]), beta.reshape(-1))
-    value = inverse_rescale(support.expectation(prediction.value_logits)).reshape(-1, length, 3)
-    q = inverse_rescale(support.expectation(prediction.q_logits)).reshape(-1, length, 2, num_actions)
-
-    wanted = q[:, :, 0] + beta[..., None] * q[:, :, 1]
-    preferred = jnp.argmax(wanted, axis=-1)[:, :, None, None]
-    q_of_preferred = jnp.take_along_axis(q, preferred, axis=-1)[..., 0]
-    extrinsic_value = {"search": rows.search_value, "value": value[..., 0], "q": q_of_preferred[..., 0]}[bootstrap]
-    if again is not None:
         found = again.search_value[:, 0].reshape(num_reanalysed, length)
-        extrinsic_value = extrinsic_value.at[:num_reanalysed].set(found)
-    # What a value bootstraps from has to hope as much as Q does.
-    hopes = supposed is not None and supposed.q_too
-    intrinsic_value = q_of_preferred[..., 1] if hopes else value[..., 1]
 
-    valid, last = rows.valid & batch.mask, rows.last
-    over = jax.vmap(targets.after_termination)(rows.discount, last)
+    value, q, wanted = _evaluate(target_params, latents, beta, world_model, support)
+    starts = _starts(
+        value,
+        q,
+        wanted,
+        rows.search_value,
+        found,
+        bootstrap=bootstrap,
+        # What a value bootstraps from has to hope as much as Q does.
+        intrinsic_hopes=supposed is not None and supposed.q_too,
+    )
+    valid = rows.valid & batch.mask
+    over = jax.vmap(targets.after_termination)(rows.discount, rows.last)
     # Past an end that it crosses, the intrinsic return is unknown, as past a truncation.
     absorbed = jnp.stack([over, jnp.zeros_like(over) if intrinsic_crosses_end else over], axis=-1)
-    rewards = jnp.stack([rows.reward / reward_scale, jnp.concatenate([novelty[:, 1:], novelty[:, :1]], 1)], -1)[:, :-1]
+    novelty_ahead = jnp.concatenate([novelty[:, 1:], novelty[:, :1]], axis=1)
+    rewards = jnp.stack([rows.reward / reward_scale, novelty_ahead], axis=-1)[:, :-1]
     rewards = jnp.where(valid[:, :-1, None], rewards, 0.0)
     discount = rows.discount[:, :-1]
     discounts = partial(targets.return_discounts, discount)
@@ -154,29 +151,13 @@ def supervise(
     intrinsic = jnp.where(jnp.sign(beta[:, :-1]) == jnp.sign(beta[:, 1:]), intrinsic, 0.0)
     short = discounts(gamma=short_discount, crosses_end=False)
 
-    lambda_targets = jax.vmap(partial(targets.td_lambda_targets, td_lambda=td_lambda))
-
-    def value_targets(reward: Array, discounts: Array, bootstrap: Array) -> Array:
-        ahead = lambda_targets(reward, discounts, bootstrap, valid[:, :-1])
-        return jnp.concatenate([ahead, bootstrap[:, -1:]], axis=1)
-
-    values = jnp.stack(
-        [
-            value_targets(rewards[..., 0], extrinsic, extrinsic_value),
-            value_targets(rewards[..., 1], intrinsic, intrinsic_value),
-            value_targets(rewards[..., 0], short, value[..., 2]),
-        ],
-        axis=-1,
+    of_head = jax.vmap(partial(targets.td_lambda_targets, td_lambda=td_lambda), in_axes=(1, 1, 1, None), out_axes=1)
+    values = jax.vmap(of_head)(
+        rewards[..., RETURN_OF_VALUE], jnp.stack([extrinsic, intrinsic, short], axis=-1), starts, valid[:, :-1]
     )
-    q_targets = jax.vmap(partial(targets.q_targets, td_steps=td_steps))
-    q_target = jnp.stack(
-        [
-            q_targets(rewards[..., 0], extrinsic, q[:, :, 0], wanted, valid[:, :-1]),
-            q_targets(rewards[..., 1], intrinsic, q[:, :, 1], wanted, valid[:, :-1]),
-        ],
-        axis=-1,
-    )
-    values = jnp.where(absorbed[..., RETURN_OF_VALUE], 0.0, values)
+    values = jnp.concatenate([values, starts[:, -1:]], axis=1)
+    of_return = jax.vmap(partial(targets.q_targets, td_steps=td_steps), in_axes=(1, 1, 1, None, None), out_axes=1)
+    q_target = jax.vmap(of_return)(rewards, jnp.stack([extrinsic, intrinsic], axis=-1), q, wanted, valid[:, :-1])
     return jax.lax.stop_gradient(
         Supervision(
             codes=codes,
@@ -187,7 +168,7 @@ def supervise(
             rewards=rewards,
             discount=discount,
             policy=policy,
-            values=values,
+            values=jnp.where(absorbed[..., RETURN_OF_VALUE], 0.0, values),
             q=q_target,
             valid=valid,
             absorbed=absorbed,
@@ -195,6 +176,37 @@ def supervise(
             supposed=supposed,
         )
     )
+
+
+def _evaluate(
+    params: ModelParams, latents: Array, beta: Array, world_model: WorldModel, support: Support
+) -> tuple[Array, Array, Array]:
+    """What the network says of every row: values `[B, T, 3]`, Q `[B, T, 2, A]`, and what it wants, `[B, T, A]`."""
+    batch, length = beta.shape
+    prediction = world_model.predict(params, latents.reshape(-1, *latents.shape[2:]), beta.reshape(-1))
+    value = inverse_rescale(support.expectation(prediction.value_logits)).reshape(batch, length, 3)
+    q = inverse_rescale(support.expectation(prediction.q_logits)).reshape(batch, length, 2, world_model.num_actions)
+    return value, q, q[:, :, 0] + beta[..., None] * q[:, :, 1]
+
+
+def _starts(
+    value: Array,
+    q: Array,
+    wanted: Array,
+    search_value: Array,
+    found: Array | None,
+    *,
+    bootstrap: str,
+    intrinsic_hopes: bool,
+) -> Array:
+    """What the targets of the three values bootstrap from, `[B, T, 3]`; `found [R, T]` where a search was made anew."""
+    preferred = jnp.argmax(wanted, axis=-1)[:, :, None, None]
+    q_of_preferred = jnp.take_along_axis(q, preferred, axis=-1)[..., 0]
+    extrinsic = {"search": search_value, "value": value[..., 0], "q": q_of_preferred[..., 0]}[bootstrap]
+    if found is not None:
+        extrinsic = extrinsic.at[: len(found)].set(found)
+    intrinsic = q_of_preferred[..., 1] if intrinsic_hopes else value[..., 1]
+    return jnp.stack([extrinsic, intrinsic, value[..., 2]], axis=-1)
 
 
 def context_up_to(context: Context, row: Array) -> Context:
