@@ -2,7 +2,8 @@
 
 A small net learns to tell from two frames which action lay between them. Its few features, cut into steps, are a
 frame's key. Keys that drift count nothing, so it learns for `learn_updates` updates, during which nothing is new, and
-is frozen from then on.
+is frozen from then on. It sees how far each cell is off its mean, in units of its own deviation (Burda et al. 2018,
+https://arxiv.org/abs/1810.12894): else the still room drowns the few cells that move, and nothing is learned.
 Source: Badia et al. 2020 (NGU; there by nearest neighbours), https://arxiv.org/abs/2002.06038
 """
 
@@ -18,6 +19,21 @@ from learnmax_jax.exploration.kind import Kind, Paid, Parts
 from learnmax_jax.models.novelty_nets import InverseNet
 from learnmax_jax.types import Array, Batch, Metrics, Params
 
+_MOST = 5.0  # deviations, as Burda et al. clip
+_LEAST_DEVIATION = 0.1  # levels: a cell that never changed
+
+
+@struct.dataclass
+class Moments:
+    """Means over the frames seen while the net learns.
+
+    Attributes:
+      mean, square: `[cells]` float32, of a cell's level and of its square.
+    """
+
+    mean: Array
+    square: Array
+
 
 @struct.dataclass
 class ActionKeyState:
@@ -25,12 +41,14 @@ class ActionKeyState:
 
     Attributes:
       params: of InverseNet.
-      optimizer_state: of them.
+      moments: that cells are whitened by, frozen with it.
+      optimizer_state: of the parameters.
       num_updates: int32, that it has learned for.
       counts: CountState.
     """
 
     params: Params
+    moments: Moments
     optimizer_state: optax.OptState
     num_updates: Array
     counts: counts.CountState
@@ -63,16 +81,15 @@ def make(
       learn_updates: updates after which the net is frozen.
     """
     sizes = {"grid_height": grid_height, "grid_width": grid_width, "num_levels": num_levels}
-    net = InverseNet(
-        num_levels=num_levels, width=width, num_features=num_features, num_actions=parts.world_model.num_actions
-    )
+    net = InverseNet(width=width, num_features=num_features, num_actions=parts.world_model.num_actions)
     optimizer = optax.adam(learning_rate)
 
     def start(rng_key: Array) -> ActionKeyState:
-        example = counts.cells(jnp.zeros((1, *parts.observation_shape), jnp.uint8), **sizes)
+        example = counts.cells(jnp.zeros((1, *parts.observation_shape), jnp.uint8), **sizes).astype(jnp.float32)
         params = net.init(rng_key, example, example)["params"]
         return ActionKeyState(
             params=params,
+            moments=Moments(mean=jnp.zeros(example.shape[1:]), square=jnp.zeros(example.shape[1:])),
             optimizer_state=optimizer.init(params),
             num_updates=jnp.zeros((), jnp.int32),
             counts=counts.init(num_envs=parts.num_envs, table_size=table_size, episodic_table_size=episodic_table_size),
@@ -82,7 +99,7 @@ def make(
         state: ActionKeyState, observation: Array, first: Array, reward: Array
     ) -> tuple[ActionKeyState, Array, Array]:
         del reward
-        known = keys(state.params, net, counts.cells(observation, **sizes), num_bins=num_bins)
+        known = keys(state.params, net, whiten(counts.cells(observation, **sizes), state.moments), num_bins=num_bins)
         key = jnp.where(state.num_updates >= learn_updates, known, 0)  # (0, 0) is counted nowhere
         visited, first_visit = counts.observe(state.counts, key, first)
         return state.replace(counts=visited), key, first_visit
@@ -95,10 +112,14 @@ def make(
             observation = batch.rows.observation
             cells = counts.cells(observation.reshape(-1, *observation.shape[2:]), **sizes)
             cells = cells.reshape(*observation.shape[:2], -1)
-            (value, right), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, net, cells, batch)
+            moments = add(state.moments, cells, state.num_updates)
+            (value, right), gradient = jax.value_and_grad(loss, has_aux=True)(
+                state.params, net, whiten(cells, moments), batch
+            )
             changes, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
             learned = state.replace(
                 params=optax.apply_updates(state.params, changes),
+                moments=moments,
                 optimizer_state=optimizer_state,
                 num_updates=state.num_updates + 1,
             )
@@ -119,8 +140,26 @@ def make(
     return Kind(init=start, pay=pay, observe=see, rarity=rarity, metrics=metrics)
 
 
+def add(moments: Moments, cells: Array, num_before: Array) -> Moments:
+    """The means with one more batch of `cells [..., cells]`, of which there were `num_before`."""
+    levels = cells.reshape(-1, cells.shape[-1]).astype(jnp.float32)
+
+    def mix(mean: Array, new: Array) -> Array:
+        return mean + (new - mean) / (num_before + 1)
+
+    return Moments(mean=mix(moments.mean, levels.mean(axis=0)), square=mix(moments.square, (levels**2).mean(axis=0)))
+
+
+def whiten(cells: Array, moments: Moments) -> Array:
+    """How far cells `[..., cells]` are off their means, in their deviations; float32 in [-5, 5]."""
+    mean, square = (jnp.broadcast_to(x, cells.shape) for x in (moments.mean, moments.square))
+    deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
+    off = (cells.astype(jnp.float32) - mean) / (deviation + _LEAST_DEVIATION)
+    return jnp.clip(off, -_MOST, _MOST)
+
+
 def keys(params: Params, net: InverseNet, cells: Array, *, num_bins: int) -> Array:
-    """What actions control of frames, as keys: `cells [B, cells]` to `[B, 2]` uint32, never (0, 0)."""
+    """What actions control of frames, as keys: whitened `cells [B, cells]` to `[B, 2]` uint32, never (0, 0)."""
     features = net.apply({"params": params}, cells, method=InverseNet.embed)
     steps = jnp.clip(jnp.floor((features + 1.0) * (num_bins / 2)), 0, num_bins - 1).astype(jnp.uint32)
     return counts.hash_cells(steps)
@@ -131,7 +170,7 @@ def loss(params: Params, net: InverseNet, cells: Array, batch: Batch) -> tuple[A
 
     Args:
       params: of the net. net: InverseNet.
-      cells: `[B, L + 1, cells]`, of the batch's observations.
+      cells: `[B, L + 1, cells]`, of the batch's observations, whitened.
       batch: Batch.
     Returns:
       (scalar, share of the actions told right).

@@ -44,7 +44,6 @@ class InverseNet(nn.Module):
     https://arxiv.org/abs/2002.06038
     """
 
-    num_levels: int
     width: int
     num_features: int
     num_actions: int
@@ -57,9 +56,8 @@ class InverseNet(nn.Module):
         self.answer = nn.Dense(self.num_actions)
 
     def embed(self, cells: Array) -> Array:
-        """`cells [..., cells]` int below num_levels, to features in (-1, 1) `[..., F]`."""
-        grey = 2.0 * cells.astype(jnp.float32) / (self.num_levels - 1) - 1.0
-        return jnp.tanh(self.features(nn.silu(self.hidden(grey))))
+        """`cells [..., cells]` float, whitened, to features in (-1, 1) `[..., F]`."""
+        return jnp.tanh(self.features(nn.silu(self.hidden(cells))))
 
     def __call__(self, cells: Array, following: Array) -> Array:
         """Cells of a frame and of the next one, both `[..., cells]`, to logits of the action `[..., A]`."""
