@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeAlias
 import ml_collections
 from absl import flags
 
-from learnmax_jax import config_checks, config_schema, lifecycle
+from learnmax_jax import config_checks, config_fields, config_schema, lifecycle
 from learnmax_jax.lifecycle import BadInput
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -240,7 +240,7 @@ def _parse_flags(argv: Sequence[str], flag_values: flags.FlagValues) -> None:
     try:
         unused = flag_values(list(argv))
     except flags.UnrecognizedFlagError as problem:
-        near = config_schema.nearest(problem.flagname, [*own, "config"])
+        near = config_fields.nearest(problem.flagname, [*own, "config"])
         raise BadInput(f"--{problem.flagname}: unknown flag. Allowed: {names}. Nearest: --{near}") from None
     except flags.Error as problem:
         raise BadInput(str(problem)) from None
@@ -273,7 +273,7 @@ def _help(config_path: str | None, flag_values: flags.FlagValues) -> str:
     return "\n".join(["flags:", *lines])
 
 
-def _help_line(name: str, field: config_schema.Field) -> str:
+def _help_line(name: str, field: config_fields.Field) -> str:
     unit = f"; {field.unit}" if field.unit else ""
     return f"  --config.{name}: {field.describe()}{unit}"
 
@@ -284,7 +284,7 @@ def _find(path: str) -> pathlib.Path:
         if (folder / path).is_file():
             return folder / path
     known = sorted(f"configs/{file.name}" for file in REPOSITORY.glob("configs/[!_]*.py"))
-    near = config_schema.nearest(path, known)
+    near = config_fields.nearest(path, known)
     raise BadInput(f"--config={path}: no such file. Allowed: {', '.join(known) or 'a file'}. Nearest: {near}")
 
 
@@ -317,14 +317,14 @@ def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
         (config[section] if section else config)[leaf] = value
 
 
-def _read(name: str, field: config_schema.Field, text: str) -> Any:
+def _read(name: str, field: config_fields.Field, text: str) -> Any:
     """Reads an override's text as the field's type; the range is checked later with the rest."""
     try:
         if not field.is_tuple:
             return _read_one(field.kind, text)
         return tuple(_read_one(field.kind, part.strip()) for part in text.strip("()").split(",") if part.strip())
     except ValueError:
-        kind = config_schema.Field(field.kind, None, is_tuple=field.is_tuple).describe()
+        kind = config_fields.Field(field.kind, None, is_tuple=field.is_tuple).describe()
         raise config_schema.error(name, text, f"is not {kind}", field.describe(), field.nearest(text)) from None
 
 

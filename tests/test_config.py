@@ -11,7 +11,7 @@ import ml_collections
 import pytest
 from absl import flags
 
-from learnmax_jax import config, config_checks, config_schema
+from learnmax_jax import config, config_checks, config_fields, config_schema
 from learnmax_jax.acting import envs
 from learnmax_jax.lifecycle import BadInput
 
@@ -195,7 +195,7 @@ def test_a_section_can_come_from_the_command_line_in_any_order() -> None:
 
 
 def test_a_section_that_is_off_by_absence_comes_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {"weight": config_schema.number("[0, 1]"), "steps": config_schema.count()}
+    fields = {"weight": config_fields.number("[0, 1]"), "steps": config_fields.count()}
     sections = (*config_schema.SECTIONS, config_schema.Section("curiosity", fields))
     monkeypatch.setattr(config_schema, "SECTIONS", sections)
     assert "curiosity" not in read()
@@ -339,7 +339,7 @@ def test_a_saved_config_that_is_none(tmp_path: pathlib.Path, content: str | None
 
 
 def test_tuples_are_read_and_come_back_as_tuples(tmp_path: pathlib.Path) -> None:
-    field = config_schema.Field(int, "[1, 9]", is_tuple=True)
+    field = config_fields.Field(int, "[1, 9]", is_tuple=True)
     assert config._read("a.b", field, "(4, 5)") == (4, 5) == config._read("a.b", field, "4,5")
     assert config._read("a.b", field, "(4,)") == (4,)
     with pytest.raises(BadInput, match=r"a.b=4,x: is not tuple, each a whole number"):
@@ -351,14 +351,14 @@ def test_tuples_are_read_and_come_back_as_tuples(tmp_path: pathlib.Path) -> None
 
 
 def test_intervals_at_their_ends() -> None:
-    assert config_schema.number("(0, 1]").why_not(0.0) == "is out of range"
-    assert config_schema.number("(0, 1]").why_not(1.0) is None
-    assert config_schema.number("[0, 1)").why_not(0.0) is None
-    assert config_schema.number("[0, 1)").why_not(1.0) == "is out of range"
-    assert config_schema.number("[0, 1]").nearest(7.0) == 1.0
-    assert config_schema.number("(0, 1]").nearest(-7.0) is None
-    assert config_schema.count(allowed="(0, 9]").nearest(-7) == 1
-    assert config_schema.count().why_not(True) == "is true or false, not a whole number"
+    assert config_fields.number("(0, 1]").why_not(0.0) == "is out of range"
+    assert config_fields.number("(0, 1]").why_not(1.0) is None
+    assert config_fields.number("[0, 1)").why_not(0.0) is None
+    assert config_fields.number("[0, 1)").why_not(1.0) == "is out of range"
+    assert config_fields.number("[0, 1]").nearest(7.0) == 1.0
+    assert config_fields.number("(0, 1]").nearest(-7.0) is None
+    assert config_fields.count(allowed="(0, 9]").nearest(-7) == 1
+    assert config_fields.count().why_not(True) == "is true or false, not a whole number"
 
 
 def test_help_lists_flags_and_fields(capsys: pytest.CaptureFixture[str]) -> None:

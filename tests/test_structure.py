@@ -26,9 +26,10 @@ ROOMS = {
 # Files beside the rooms that know less than all of them.
 FILES = {
     "lifecycle": set(),
-    "config_schema": {"lifecycle"},
+    "config_fields": set(),
+    "config_schema": {"lifecycle", "config_fields"},
     "config_checks": {"lifecycle", "config_schema", "acting", "models", "replay"},
-    "config": {"lifecycle", "config_schema", "config_checks"},
+    "config": {"lifecycle", "config_fields", "config_schema", "config_checks"},
     "checkpoints": {"lifecycle"},
     "postmortem": {"lifecycle"},
     "metrics": set(),
