@@ -27,8 +27,9 @@ class PredictionHead(nn.Module):
     @nn.compact
     def __call__(self, latent: Array, beta: Array) -> Prediction:
         """`latent [B, D]`, `beta [B]` to Prediction."""
-        sign = jnp.sign(beta)
-        wanting = jnp.stack([sign * jnp.sqrt(jnp.abs(beta)), beta, sign], axis=-1)
+        # Continuous at 0, so that what explorers of a small beta learn, beta 0 has learned.
+        root = jnp.sign(beta) * jnp.sqrt(jnp.abs(beta))
+        wanting = jnp.stack([root, beta, (beta < 0).astype(beta.dtype)], axis=-1)
         from_latent = nn.Dense(self.head_width, dtype=self.dtype)(latent)
         hidden = jax.nn.silu(from_latent + nn.Dense(self.head_width, use_bias=False, dtype=self.dtype)(wanting))
         batch = latent.shape[0]

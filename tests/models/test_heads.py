@@ -72,14 +72,24 @@ def test_an_untrained_prediction_prefers_nothing(predict: tuple) -> None:
 
 
 def test_prediction_is_conditioned_on_beta(predict: tuple) -> None:
-    """A large step apart as well as between 0, the exploiter's, and little."""
+    """Betas a large step apart tell different things, and so does either side of 0."""
     apply, params, latent = predict
     rng = np.random.default_rng(2)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
-    at = [apply(params, latent, jnp.full(BATCH, beta)) for beta in (0.0, 1e-4, 0.3, 1.0)]
+    at = [apply(params, latent, jnp.full(BATCH, beta)) for beta in (-1e-4, 0.0, 0.3, 1.0)]
     for name in ("policy_logits", "value_logits", "q_logits"):
         for ours, theirs in itertools.pairwise(at):
             assert np.abs(getattr(ours, name) - getattr(theirs, name)).max() > 0.1
+
+
+def test_what_a_small_beta_is_told_beta_0_is_told_too(predict: tuple) -> None:
+    """Explorers next to 0 and the exploiter at 0 read nearly the same numbers: what one learns the other knows."""
+    apply, params, latent = predict
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+    at_0, next_to_it = (apply(params, latent, jnp.full(BATCH, beta)) for beta in (0.0, 1e-10))
+    for name in ("policy_logits", "value_logits", "q_logits"):
+        np.testing.assert_allclose(getattr(next_to_it, name), getattr(at_0, name), atol=1e-2)
 
 
 def test_an_untrained_transition_repeats_the_codes_and_lives_on(transition: tuple) -> None:
