@@ -38,7 +38,7 @@ class NormalisedState:
 
 
 def normalised(novelty: Novelty, *, discount: float) -> Novelty:
-    """The same kinds, whose bonuses and supposed rewards are divided by the bonuses' running size.
+    """The same kinds, whose bonuses are divided by their running size, and supposed rewards that are no promises, too.
 
     Args:
       novelty: pays as it does.
@@ -65,7 +65,7 @@ def normalised(novelty: Novelty, *, discount: float) -> Novelty:
         )
         size = scale(state) * steps / RETURN
         supposed = paid.supposed
-        if supposed is not None:
+        if supposed is not None and not supposed.q_too:  # made-up rewards have their size from the config
             supposed = supposed.replace(reward=supposed.reward / size)
         return paid.replace(state=state, bonus=paid.bonus / size, supposed=supposed)
 

@@ -11,13 +11,13 @@ from learnmax_jax.types import Supposed
 from tests.exploration.batches import batch_of
 
 
-def _kind(bonus: float) -> Novelty:
+def _kind(bonus: float, *, promises: bool = False) -> Novelty:
     """Pays `bonus` for every second observation, and says that everything else would pay twice as much."""
 
     def pay(state, params, batch, rng_key):
         paid = jnp.broadcast_to(bonus * (jnp.arange(batch.mask.shape[1]) % 2), batch.mask.shape)
         shape = (batch.mask.shape[0], batch.mask.shape[1] - 1)
-        supposed = Supposed(jnp.zeros(shape, jnp.int32), jnp.full(shape, 2 * bonus), jnp.ones(shape, bool), False)
+        supposed = Supposed(jnp.zeros(shape, jnp.int32), jnp.full(shape, 2 * bonus), jnp.ones(shape, bool), promises)
         return Paid(state + 1, paid, supposed, {"paid": jnp.asarray(bonus)})
 
     return Novelty(
@@ -49,6 +49,14 @@ def test_bonuses_of_any_size_become_as_large() -> None:
             np.testing.assert_allclose(paid.supposed.reward, 2 * 2**0.5, rtol=1e-4)
             assert int(kind.metrics(state)["seen"]) == update + 1
         np.testing.assert_allclose(kind.metrics(state)["scale"], bonus / 2**0.5, rtol=1e-4)
+
+
+def test_promises_keep_the_size_that_they_were_made_with() -> None:
+    """Optimism pays nothing else: divided by the size of no bonus at all, its rewards would leave the support."""
+    kind = normalise.normalised(_kind(0.01, promises=True), discount=0.9)
+    paid = kind.pay(kind.init(jax.random.key(0)), None, BATCH, jax.random.key(0))
+    np.testing.assert_allclose(paid.supposed.reward, 0.02)
+    np.testing.assert_allclose(paid.bonus.max(), 2**0.5, rtol=1e-4)
 
 
 def test_what_is_hardly_new_stays_small_and_padding_does_not_count() -> None:
