@@ -303,7 +303,7 @@ def learn(
         )
         return Learned(
             train=train,
-            replay=agent.replay.update_priorities(learned.replay, batch.index, priorities),
+            replay=agent.replay.update_priorities(learned.replay, batch.index, priorities, batch.rows.valid[:, :-1]),
             novelty=paid.state,
             metrics=metrics | _named(paid.metrics),
             batch=jax.tree.map(lambda new, old: jnp.where(learned.finite, new, old), batch, learned.batch),

@@ -110,7 +110,7 @@ class SequenceIndex:
     Attributes:
       environment: `[B]` int32.
       start: `[B]` int32, absolute time of the window's row 0 (rows ever added, per environment).
-      anchor: `[B]` int32, absolute time of the row that was drawn and that a priority belongs to.
+      anchor: `[B]` int32, absolute time of the row that was drawn.
     """
 
     environment: Array

@@ -295,7 +295,7 @@ def _learn(num_updates: int, bad: tuple[int, ...]) -> steps.Learned:
         novelty=types.SimpleNamespace(pay=lambda state, params, batch, key: Paid(state, batch.weights, None, {})),
         replay=types.SimpleNamespace(
             sample=lambda state, key: rows.replace(weights=state[None]),
-            update_priorities=lambda state, index, priorities: state + 1,
+            update_priorities=lambda state, index, priorities, real: state + 1,
         ),
     )
     run = jax.jit(partial(steps.learn, agent=parts))  # type: ignore[arg-type]

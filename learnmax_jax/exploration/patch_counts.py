@@ -60,9 +60,7 @@ def make(parts: Parts, *, grid_height: int, grid_width: int, num_levels: int, nu
     ) -> tuple[PatchCountState, Array, Array]:
         cells = counts.cells(observation, **sizes)
         state, first_visit = observe(state, cells, first, reward)
-        # A row's stage is told by its key's second word.
-        keys = counts.hash_cells(cells).at[:, 1].set(state.stage.astype(jnp.uint32) + 1)
-        return state, keys, first_visit
+        return state, keys(state, cells), first_visit
 
     def pay(state: PatchCountState, params: Any, batch: Batch, rng_key: Array) -> Paid:
         del params, rng_key
@@ -72,7 +70,7 @@ def make(parts: Parts, *, grid_height: int, grid_width: int, num_levels: int, nu
         paid = bonus(state, cells.reshape(*observation.shape[:2], -1), stage, batch.rows.first_visit)
         return Paid(state, paid, None, {})
 
-    return Kind(init=start, pay=pay, observe=see, metrics=metrics)
+    return Kind(init=start, pay=pay, observe=see, rarity=rarity, metrics=metrics)
 
 
 def observe(state: PatchCountState, cells: Array, first: Array, reward: Array) -> tuple[PatchCountState, Array]:
@@ -101,10 +99,38 @@ def bonus(state: PatchCountState, cells: Array, stage: Array, first_visit: Array
 
     1 for what was never counted.
     """
+    rarest = _visits(state, cells, stage).min(axis=-1)
+    return jnp.where(first_visit, _inverse_root(rarest), 0.0)
+
+
+def keys(state: PatchCountState, cells: Array) -> Array:
+    """What a row is known by: `[E, 2]` uint32, its rarest cell and level, and 1 + its stage.
+
+    Args:
+      state: after the frames were counted.
+      cells: `[E, cells]` uint32.
+    """
+    cell = _visits(state, cells, state.stage).argmin(axis=-1)
+    level = jnp.take_along_axis(cells, cell[:, None], axis=1).squeeze(axis=1)
+    place = cell.astype(jnp.uint32) * state.visits.shape[2] + level
+    return jnp.stack([place, state.stage.astype(jnp.uint32) + 1], axis=1)
+
+
+def rarity(state: PatchCountState, keys: Array) -> Array:
+    """How eagerly the tokenizer takes a frame: 1 / sqrt(n) of what was its rarest cell, by its key `[..., 2]`."""
+    place, stage = keys[..., 0].astype(jnp.int32), keys[..., 1].astype(jnp.int32) - 1
+    return _inverse_root(state.visits.reshape(state.visits.shape[0], -1)[stage, place])
+
+
+def _visits(state: PatchCountState, cells: Array, stage: Array) -> Array:
+    """Of each cell's level, `[..., cells]` int32."""
     cell = jnp.arange(cells.shape[-1]).reshape((1,) * (cells.ndim - 1) + (-1,))
-    visits = state.visits[stage[..., None], cell, cells.astype(jnp.int32)]
-    rarest = jnp.maximum(visits.min(axis=-1), 1)
-    return jnp.where(first_visit, jax.lax.rsqrt(rarest.astype(jnp.float32)), 0.0)
+    return state.visits[stage[..., None], cell, cells.astype(jnp.int32)]
+
+
+def _inverse_root(visits: Array) -> Array:
+    """1 / sqrt(n), 1 for what was never counted."""
+    return jax.lax.rsqrt(jnp.maximum(visits, 1).astype(jnp.float32))
 
 
 def metrics(state: PatchCountState) -> Metrics:

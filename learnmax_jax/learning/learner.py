@@ -145,7 +145,7 @@ def update(
       unroll_steps: K. num_unrolls: M starts a sequence.
       target_decay: of the target network, an update.
     Returns:
-      (TrainState, priorities `[B]`, metrics; `finite` among them is 1 where loss and gradients were).
+      (TrainState, priorities `[B, L]`, metrics; `finite` among them is 1 where loss and gradients were).
     """
     target_key, loss_key, tokenizer_key, codebook_key = jax.random.split(rng_key, 4)
     with jax.named_scope("supervise"):
@@ -188,7 +188,7 @@ def update_model(
     """One gradient step of the world model; arguments as of `update`.
 
     Returns:
-      (TrainState, priorities `[B]`, metrics; `model_finite` bool among them).
+      (TrainState, priorities `[B, L]`, metrics; `model_finite` bool among them).
     """
     gradient, (metrics, priorities) = jax.grad(world_model_loss, has_aux=True)(
         state.network,

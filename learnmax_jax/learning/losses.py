@@ -199,7 +199,7 @@ def world_model_loss(
       unroll_steps: K.
       num_unrolls: M starts a sequence, uniform over the rows that leave K steps.
     Returns:
-      (loss, (metrics, priorities `[B]`, above 0: mean absolute error of the extrinsic value over the window)).
+      (loss, (metrics, priorities `[B, L]`, above 0: absolute error of the extrinsic value of each row)).
     """
     params = params.replace(network=network)
     context, latents, forced, metrics, chance, priorities = _teacher_forced(params, supervision, world_model, support)
@@ -291,7 +291,7 @@ def _teacher_forced(
         ),
         "targets_clipped": support.num_clipped(rescale(supervision.values)),
     }
-    priorities = _LEAST_PRIORITY + error.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1)
+    priorities = _LEAST_PRIORITY + error[:, :-1]
     return context, latents, losses, metrics, chance, priorities
 
 

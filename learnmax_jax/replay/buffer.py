@@ -57,7 +57,7 @@ class Replay:
       can_sample: state -> bool `[]`; before that, what `sample` returns means nothing.
       sample: (state, rng_key) -> Batch.
       sample_observations: (state, rng_key, weight, num_observations) -> uint8 `[M, H, W, C]`.
-      update_priorities: (state, SequenceIndex, priorities `[B]`) -> state.
+      update_priorities: (state, SequenceIndex, priorities `[B, L]`, real `[B, L]`) -> state.
     """
 
     num_envs: int
@@ -68,7 +68,7 @@ class Replay:
     can_sample: Callable[[ReplayState], Array]
     sample: Callable[[ReplayState, Array], Batch]
     sample_observations: Callable[[ReplayState, Array, Callable[[Array], Array], int], Array]
-    update_priorities: Callable[[ReplayState, SequenceIndex, Array], ReplayState]
+    update_priorities: Callable[[ReplayState, SequenceIndex, Array, Array], ReplayState]
 
 
 def make_replay(
@@ -256,27 +256,33 @@ def sample_observations(
 
 
 def update_priorities(
-    state: ReplayState, index: SequenceIndex, priorities: Array, *, priority_exponent: float
+    state: ReplayState, index: SequenceIndex, priorities: Array, real: Array, *, priority_exponent: float
 ) -> ReplayState:
-    """Gives the sampled anchors new priorities; without effect for uniform sampling.
+    """Gives every transition of the sampled windows a new priority; without effect for uniform sampling.
+
+    All of a window's errors are known once it was learned from. Anchors alone would leave most rows at the
+    priority they came with: a window has L rows, and few windows are drawn for each row that is added.
 
     Args:
       state: ReplayState, perhaps with rows added since the batch was drawn.
       index: SequenceIndex of a batch.
-      priorities: `[B]` float32, not negative. One that is not finite is left out, so that a
-        single NaN cannot spoil the tree; so is one whose row was overwritten meanwhile.
+      priorities: `[B, L]` float32, not negative, of rows start .. start + L - 1. One that is not finite is left
+        out, so that a single NaN cannot spoil the tree; so is one whose row was overwritten meanwhile.
+      real: `[B, L]` bool, the row is a transition: `rows.valid` of the batch. Others are left out.
       priority_exponent: see `make_replay`.
     Returns:
       The state.
     """
     if state.tree is None:
         return state
-    chex.assert_equal_shape([index.anchor, priorities])
+    chex.assert_equal_shape([priorities, real])
     num_slots = state.rows.action.shape[1]
     oldest, newest = sampling.stored_span(state.num_added, num_slots)
-    keep = (index.anchor >= oldest) & (index.anchor < newest) & jnp.isfinite(priorities)
+    time = index.start[:, None] + jnp.arange(priorities.shape[1])[None, :]
+    keep = real & (time >= oldest) & (time < newest) & jnp.isfinite(priorities)
     weight = jnp.where(keep, jnp.maximum(priorities, 0.0), 0.0) ** priority_exponent
-    tree = sum_tree.update(state.tree, index.environment * num_slots + index.anchor % num_slots, weight, keep)
+    leaf = index.environment[:, None] * num_slots + time % num_slots
+    tree = sum_tree.update(state.tree, leaf.ravel(), weight.ravel(), keep.ravel())
     return state.replace(tree=tree, max_weight=jnp.maximum(state.max_weight, jnp.max(jnp.where(keep, weight, 0.0))))
 
 

@@ -23,6 +23,7 @@ def test_visits_first_visits_and_bonus_equal_a_plain_loop() -> None:
     visits: dict[tuple, int] = {}
     seen: list[set] = [set(), set(), set()]
     stages = [0, 0, 0]
+    shown: list[set] = []
     for step in range(24):
         observation, first = frames(rng), rng.random(3) < 0.2
         reward = np.where(rng.random(3) < 0.3, rng.choice([-1.0, 100.0], 3), 0.0).astype(np.float32)
@@ -37,6 +38,9 @@ def test_visits_first_visits_and_bonus_equal_a_plain_loop() -> None:
             seen[env] |= now
             for each in now:
                 visits[each] = visits.get(each, 0) + 1
+            shown.append(now)
+        rarest = [min(visits[each] for each in now) for now in shown[-3:]]
+        np.testing.assert_allclose(KIND.rarity(state, keys), np.asarray(rarest) ** -0.5, rtol=1e-6)
         assert keys.shape == (3, 2)
     observation = np.stack([frames(rng), frames(rng)], axis=1)
     stage = np.array([[0, 1], [2, 0], [1, 2]])

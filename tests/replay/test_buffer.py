@@ -206,7 +206,8 @@ def act_learn_step(state: buffer.ReplayState, chunk: Transition, rng_key, *, rep
         batch = replay.sample(state, key)
         loss = jnp.mean(batch.rows.observation.astype(jnp.float32)) + total
         frames = replay.sample_observations(state, key, lambda keys: 1.0 + keys[:, 0].astype(jnp.float32), 8)
-        state = replay.update_priorities(state, batch.index, jnp.abs(batch.rows.reward[:, 0]))
+        rows = jax.tree.map(lambda x: x[:, :-1], batch.rows)
+        state = replay.update_priorities(state, batch.index, jnp.abs(rows.reward), rows.valid)
         return (state, loss + jnp.mean(frames.astype(jnp.float32))), None
 
     (state, total), _ = jax.lax.scan(update, (state, jnp.zeros(())), jax.random.split(rng_key, 3))

@@ -74,9 +74,12 @@ def priorities_of(state) -> np.ndarray:
     return np.asarray(sum_tree.get(state.tree, jnp.arange(72))).reshape(3, 24)
 
 
-def anchors(environment, anchor) -> SequenceIndex:
-    environment, anchor = jnp.asarray(environment, jnp.int32), jnp.asarray(anchor, jnp.int32)
-    return SequenceIndex(environment=environment, start=anchor, anchor=anchor)
+def give(replay, state, environment, time, priorities):
+    """The state with priorities of single rows, each a window of its own."""
+    environment, time = jnp.asarray(environment, jnp.int32), jnp.asarray(time, jnp.int32)
+    index = SequenceIndex(environment=environment, start=time, anchor=time)
+    priorities = jnp.asarray(priorities)[:, None]
+    return replay.update_priorities(state, index, priorities, jnp.ones(priorities.shape, bool))
 
 
 def test_n09_uniform_priorities_weigh_one():
@@ -89,7 +92,7 @@ def some_priorities(replay, state, rng_key=5):
     slots = np.argwhere(priorities_of(state) > 0)
     time = 27 - (27 - slots[:, 1]) % 24
     priorities = jax.random.uniform(jax.random.key(rng_key), (len(slots),), minval=0.2, maxval=3.0)
-    return replay.update_priorities(state, anchors(slots[:, 0], time), priorities), slots, np.asarray(priorities)
+    return give(replay, state, slots[:, 0], time, priorities), slots, np.asarray(priorities)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.6, 1.0])
@@ -137,11 +140,11 @@ def test_n09_one_priority_above_zero_is_always_drawn_and_zero_is_never_nan():
     time = 27 - (27 - slots[:, 1]) % 24
     priorities = np.zeros(len(slots), np.float32)
     priorities[11] = 1e-3
-    state = replay.update_priorities(state, anchors(slots[:, 0], time), jnp.asarray(priorities))
+    state = give(replay, state, slots[:, 0], time, jnp.asarray(priorities))
     batch = sample_batch(state, jax.random.key(0))
     assert np.all(batch.index.environment == slots[11, 0]) and np.all(batch.index.anchor == time[11])
     np.testing.assert_array_equal(batch.weights, 1)
-    state = replay.update_priorities(state, anchors(slots[:, 0], time), jnp.zeros(len(slots)))
+    state = give(replay, state, slots[:, 0], time, jnp.zeros(len(slots)))
     batch = sample_batch(state, jax.random.key(0))
     assert np.all(np.isfinite(batch.weights)) and np.all(np.isfinite(state.tree))
 
@@ -149,8 +152,8 @@ def test_n09_one_priority_above_zero_is_always_drawn_and_zero_is_never_nan():
 def test_n09_a_new_row_has_the_greatest_priority_so_far_and_a_final_observation_none():
     replay, add, _, state, stream = filled_replay(priority_exponent=0.5)
     anchor = next(t for t in range(10, 27) if stream.rows[1][t].valid)
-    state = replay.update_priorities(state, anchors([1], [anchor]), jnp.array([16.0]))
-    state = replay.update_priorities(state, anchors([1], [anchor]), jnp.array([1.0]))
+    state = give(replay, state, [1], [anchor], jnp.array([16.0]))
+    state = give(replay, state, [1], [anchor], jnp.array([1.0]))
     assert priorities_of(state)[1, 27 % 24] == 0  # the newest row's next observation is not stored
     state = add(state, stream.chunk(4))
     got = priorities_of(state)
@@ -163,21 +166,24 @@ def test_n09_a_new_row_has_the_greatest_priority_so_far_and_a_final_observation_
 
 def test_n10_a_late_priority_of_an_overwritten_row_is_dropped():
     replay, add, sample_batch, state, stream = filled_replay()
-    index = sample_batch(state, jax.random.key(0)).index
-    old = np.asarray(index.anchor) < 8
-    assert old.any() and not old.all()
+    batch = sample_batch(state, jax.random.key(0))
+    real = np.asarray(batch.rows.valid[:, :-1])
+    time = np.asarray(batch.index.start)[:, None] + np.arange(real.shape[1])
+    old = time < 8
+    assert old[real].any() and not old[real].all() and not real.all()
     state = add(state, stream.chunk(4))  # rows 4..7 are overwritten by 28..31
     before = priorities_of(state)
-    state = replay.update_priorities(state, index, jnp.full(64, 100.0))
+    state = replay.update_priorities(state, batch.index, jnp.full(real.shape, 100.0), jnp.asarray(real))
     changed = {tuple(slot) for slot in np.argwhere(priorities_of(state) != before)}
-    kept = zip(np.asarray(index.environment)[~old], np.asarray(index.anchor)[~old], strict=True)
-    assert changed == {(e, anchor % 24) for e, anchor in kept}
+    environment = np.broadcast_to(np.asarray(batch.index.environment)[:, None], real.shape)
+    kept = zip(environment[real & ~old], time[real & ~old], strict=True)
+    assert changed == {(e, t % 24) for e, t in kept}
 
 
 def test_a_priority_that_is_not_finite_is_left_out():
     replay, _, _, state, stream = filled_replay()
     time = next(t for t in range(10, 20) if stream.rows[0][t].valid)
-    after = replay.update_priorities(state, anchors([0, 0], [time, time]), jnp.array([jnp.nan, jnp.inf]))
+    after = give(replay, state, [0, 0], [time, time], jnp.array([jnp.nan, jnp.inf]))
     np.testing.assert_array_equal(after.tree, state.tree)
     assert after.max_weight == state.max_weight
 
