@@ -10,6 +10,7 @@ from flax import struct
 from learnmax_jax.learning import targets
 from learnmax_jax.learning.supervision import RETURN_OF_VALUE, Supervision, context_up_to
 from learnmax_jax.models.dynamics import Context, Node
+from learnmax_jax.models.heads import NUM_RETURNS
 from learnmax_jax.models.support import Support, inverse_rescale, rescale
 from learnmax_jax.models.world_model import ModelParams, WorldModel
 from learnmax_jax.types import Array, Metrics, Outcome, Prediction
@@ -199,7 +200,8 @@ def world_model_loss(
       unroll_steps: K.
       num_unrolls: M starts a sequence, uniform over the rows that leave K steps.
     Returns:
-      (loss, (metrics, priorities `[B, L]`, above 0: absolute error of the extrinsic value of each row)).
+      (loss, (metrics, priorities `[B, L]`, above 0: absolute errors of what each row's player wants, extrinsic and
+      |beta| x intrinsic value)).
     """
     params = params.replace(network=network)
     context, latents, forced, metrics, chance, priorities = _teacher_forced(params, supervision, world_model, support)
@@ -272,8 +274,8 @@ def _teacher_forced(
         balance = _unflatten(chance_loss(posterior, outcome.chance_logits.reshape(posterior.shape)), steps)
         losses["chance"] = masked_mean(balance, valid[:, :-1], weights)
 
-    value = inverse_rescale(support.expectation(prediction.value_logits[:, :, 0]))
-    error = jnp.where(valid, jnp.abs(value - supervision.values[..., 0]), 0.0)
+    values = inverse_rescale(support.expectation(prediction.value_logits[:, :, :NUM_RETURNS]))
+    errors = jnp.where(valid[..., None], jnp.abs(values - supervision.values[..., :NUM_RETURNS]), 0.0)
     ones = jnp.ones_like(weights)
     changed = supervision.codes[:, 1:] != supervision.codes[:, :-1]
     right = jnp.argmax(outcome.code_logits, axis=-1) == supervision.codes[:, 1:]
@@ -283,15 +285,16 @@ def _teacher_forced(
         "changed_codes": masked_mean(
             (supervision.codes[:, 1:] != supervision.codes[:, :-1]).mean(axis=(-2, -1)), valid[:, :-1], ones
         ),
-        "value_mean": masked_mean(value, valid, ones),
-        "value_error": masked_mean(error, valid, ones),
+        "value_mean": masked_mean(values[..., 0], valid, ones),
+        "value_error": masked_mean(errors[..., 0], valid, ones),
         "intrinsic_reward": masked_mean(supervision.rewards[..., 1], valid[:, :-1], ones),
         "policy_entropy": masked_mean(
             categorical_loss(prediction.policy_logits, jax.nn.softmax(prediction.policy_logits)), valid, ones
         ),
         "targets_clipped": support.num_clipped(rescale(supervision.values)),
     }
-    priorities = _LEAST_PRIORITY + error[:, :-1]
+    wanted = errors[..., 0] + jnp.abs(supervision.beta) * errors[..., 1]
+    priorities = _LEAST_PRIORITY + wanted[:, :-1]
     return context, latents, losses, metrics, chance, priorities
 
 

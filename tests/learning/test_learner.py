@@ -245,13 +245,15 @@ def test_f14_a_nan_is_told_and_leaves_a_mark_where_it_is_a_transitions(state: Tr
     assert finite(batch, novelty, state.replace(tokenizer=poisoned)) == 0
 
 
-def test_n09_priorities_are_the_value_errors_of_every_row_and_never_zero(fresh: TrainState) -> None:
+def test_n09_priorities_are_the_errors_of_what_each_row_wants_and_never_zero(fresh: TrainState) -> None:
     batch, novelty = _batch(2)
     _, priorities, _ = _step(fresh, batch, novelty, _frames(12, NUM_FRAMES))
     made = jax.jit(SUPERVISE)(fresh.target_model, batch, novelty, jax.random.key(0), jnp.zeros(2))
     # A fresh value head says 0 of everything, so that the errors are the targets.
     valid = np.asarray(made.valid)
-    expected = (np.abs(made.values[..., 0]) * valid)[:, :-1] + 1e-3
+    wanted = np.abs(made.values[..., 0]) + np.abs(made.beta) * np.abs(made.values[..., 1])
+    assert np.abs(made.beta).max() > 0
+    expected = (wanted * valid)[:, :-1] + 1e-3
     np.testing.assert_allclose(priorities, expected, rtol=1e-4)
     nothing = batch.replace(
         rows=batch.rows.replace(
