@@ -20,7 +20,6 @@ def get_config() -> ConfigDict:
             "episodic_table_size": sizes["episodic_table_size"],
             "grid_height": 28,  # finer than counts': a net may leave out what the counts would have to tell apart
             "grid_width": 28,
-            "num_levels": 8,
             "width": 256,
             "num_features": 8,
             "num_bins": 3,  # up to 6,561 keys; at 4 a place has more keys than visits are good for: measured

@@ -165,11 +165,8 @@ def world(game: str, fields: Mapping[str, Field]) -> Section:
     return Section("world", fields, {"env.backend": "world", "env.game": game})
 
 
-_COARSE_FRAME = {
-    "grid_height": count("cells", "[1, 84]"),
-    "grid_width": count("cells", "[1, 84]"),
-    "num_levels": count("grey levels", "[2, 256]"),
-}
+_CELLS = {"grid_height": count("cells", "[1, 84]"), "grid_width": count("cells", "[1, 84]")}
+_COARSE_FRAME = {**_CELLS, "num_levels": count("grey levels", "[2, 256]")}
 _KEY_TABLES = {"table_size": count("keys"), "episodic_table_size": count("keys an environment")}
 
 SECTIONS: tuple[Section, ...] = (
@@ -219,7 +216,7 @@ SECTIONS: tuple[Section, ...] = (
         "action_keys",
         {
             **_KEY_TABLES,
-            **_COARSE_FRAME,
+            **_CELLS,
             "width": count("hidden units"),
             "num_features": count("features"),
             "num_bins": count("steps of a feature", "[2, 256]"),

@@ -1,13 +1,13 @@
 """Novelty by visits of what actions control: the skull's phase is nobody's doing, so frames that differ in it are one.
 
-A small net learns to tell from two frames which action lay between them. Its few features, cut into steps, are a
-frame's key. Keys that drift count nothing, so it learns for `learn_updates` updates, during which nothing is new, and
-is frozen from then on. It sees how far each cell is off its mean, in units of its own deviation (Burda et al. 2018,
-https://arxiv.org/abs/1810.12894): else the still room drowns the few cells that move, and nothing is learned.
+A small net learns to tell from two frames which action lay between them. Its few features, cut into steps, and the
+frame's room are its key. Keys that drift count nothing, so it learns for `learn_updates` updates, during which nothing
+is new, and is frozen from then on. It sees how far each cell is off the room's median frame, as the tokenizer knows
+it, in units of that cell's usual distance (Burda et al. 2018, https://arxiv.org/abs/1810.12894): else the still room
+drowns the few cells that move, and in another room than those it learned in all of them are far off.
 Source: Badia et al. 2020 (NGU; there by nearest neighbours), https://arxiv.org/abs/2002.06038
 """
 
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,14 @@ from flax import struct
 
 from learnmax_jax.exploration import counts
 from learnmax_jax.exploration.kind import Kind, Paid, Parts
+from learnmax_jax.models.medians import Medians
 from learnmax_jax.models.novelty_nets import InverseNet
+from learnmax_jax.models.tokenizer import Tokenizer
+from learnmax_jax.models.world_model import ModelParams
 from learnmax_jax.types import Array, Batch, Metrics, Params
 
 _MOST = 5.0  # deviations, as Burda et al. clip
-_LEAST_DEVIATION = 0.1  # levels: a cell that never changed
+_LEAST_DEVIATION = 3.0  # grey levels: a cell that never changed
 
 
 @struct.dataclass
@@ -28,7 +31,7 @@ class Moments:
     """Means over the frames seen while the net learns.
 
     Attributes:
-      mean, square: `[cells]` float32, of a cell's level and of its square.
+      mean, square: `[cells]` float32, of how far a cell is off its room's median, grey levels, and of its square.
     """
 
     mean: Array
@@ -42,6 +45,7 @@ class ActionKeyState:
     Attributes:
       params: of InverseNet.
       moments: that cells are whitened by, frozen with it.
+      medians: the tokenizer's, of the last update.
       optimizer_state: of the parameters.
       num_updates: int32, that it has learned for.
       counts: CountState.
@@ -49,6 +53,7 @@ class ActionKeyState:
 
     params: Params
     moments: Moments
+    medians: Medians
     optimizer_state: optax.OptState
     num_updates: Array
     counts: counts.CountState
@@ -61,7 +66,6 @@ def make(
     episodic_table_size: int,
     grid_height: int,
     grid_width: int,
-    num_levels: int,
     width: int,
     num_features: int,
     num_bins: int,
@@ -73,23 +77,27 @@ def make(
     Args:
       parts: what kinds are built with.
       table_size, episodic_table_size: of the visits; see counts.init.
-      grid_height, grid_width, num_levels: of what the net sees of a frame; see counts.cells.
+      grid_height, grid_width: cells that the net sees of a frame.
       width: hidden units.
       num_features: F.
       num_bins: steps that a feature is cut into.
       learning_rate: of Adam.
       learn_updates: updates after which the net is frozen.
     """
-    sizes = {"grid_height": grid_height, "grid_width": grid_width, "num_levels": num_levels}
+    sizes = {"grid_height": grid_height, "grid_width": grid_width}
     net = InverseNet(width=width, num_features=num_features, num_actions=parts.world_model.num_actions)
     optimizer = optax.adam(learning_rate)
 
     def start(rng_key: Array) -> ActionKeyState:
-        example = counts.cells(jnp.zeros((1, *parts.observation_shape), jnp.uint8), **sizes).astype(jnp.float32)
+        frame = jnp.zeros((1, *parts.observation_shape), jnp.uint8)
+        medians = jax.eval_shape(parts.tokenizer.init, rng_key, frame).medians
+        medians = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), medians)
+        example, _ = off_median(parts.tokenizer, medians, frame, **sizes)
         params = net.init(rng_key, example, example)["params"]
         return ActionKeyState(
             params=params,
             moments=Moments(mean=jnp.zeros(example.shape[1:]), square=jnp.zeros(example.shape[1:])),
+            medians=medians,
             optimizer_state=optimizer.init(params),
             num_updates=jnp.zeros((), jnp.int32),
             counts=counts.init(num_envs=parts.num_envs, table_size=table_size, episodic_table_size=episodic_table_size),
@@ -99,18 +107,21 @@ def make(
         state: ActionKeyState, observation: Array, first: Array, reward: Array
     ) -> tuple[ActionKeyState, Array, Array]:
         del reward
-        known = keys(state.params, net, whiten(counts.cells(observation, **sizes), state.moments), num_bins=num_bins)
+        cells, room = off_median(parts.tokenizer, state.medians, observation, **sizes)
+        known = keys(state.params, net, whiten(cells, state.moments), room, num_bins=num_bins)
         key = jnp.where(state.num_updates >= learn_updates, known, 0)  # (0, 0) is counted nowhere
         visited, first_visit = counts.observe(state.counts, key, first)
         return state.replace(counts=visited), key, first_visit
 
-    def pay(state: ActionKeyState, params: Any, batch: Batch, rng_key: Array) -> Paid:
-        del params, rng_key
+    def pay(state: ActionKeyState, params: ModelParams, batch: Batch, rng_key: Array) -> Paid:
+        del rng_key
+        state = state.replace(medians=params.tokenizer.medians)
         paid = counts.bonus(state.counts, batch.rows.novelty_key, batch.rows.first_visit)
 
         def learn(state: ActionKeyState) -> tuple[ActionKeyState, Metrics]:
             observation = batch.rows.observation
-            cells = counts.cells(observation.reshape(-1, *observation.shape[2:]), **sizes)
+            flat = observation.reshape(-1, *observation.shape[2:])
+            cells, _ = off_median(parts.tokenizer, state.medians, flat, **sizes)
             cells = cells.reshape(*observation.shape[:2], -1)
             moments = add(state.moments, cells, state.num_updates)
             (value, right), gradient = jax.value_and_grad(loss, has_aux=True)(
@@ -140,9 +151,28 @@ def make(
     return Kind(init=start, pay=pay, observe=see, rarity=rarity, metrics=metrics)
 
 
+def off_median(
+    tokenizer: Tokenizer, medians: Medians, observation: Array, *, grid_height: int, grid_width: int
+) -> tuple[Array, Array]:
+    """How far a frame's cells are off its room's median frame.
+
+    Args:
+      tokenizer: tells rooms. medians: what it knows of them.
+      observation: `[B, H, W, C]` uint8.
+      grid_height, grid_width: cells; at most H and W.
+    Returns:
+      `[B, cells]` float32 grey levels, and the room `[B]` int32.
+    """
+    _, height, width, _ = observation.shape
+    room, still = tokenizer.still(medians, observation)
+    off = observation.astype(jnp.float32) - still
+    cells = counts.area_sums(off, grid_height=grid_height, grid_width=grid_width) / (height * width)
+    return cells.reshape(cells.shape[0], -1), room
+
+
 def add(moments: Moments, cells: Array, num_before: Array) -> Moments:
     """The means with one more batch of `cells [..., cells]`, of which there were `num_before`."""
-    levels = cells.reshape(-1, cells.shape[-1]).astype(jnp.float32)
+    levels = cells.reshape(-1, cells.shape[-1])
 
     def mix(mean: Array, new: Array) -> Array:
         return mean + (new - mean) / (num_before + 1)
@@ -154,15 +184,18 @@ def whiten(cells: Array, moments: Moments) -> Array:
     """How far cells `[..., cells]` are off their means, in their deviations; float32 in [-5, 5]."""
     mean, square = (jnp.broadcast_to(x, cells.shape) for x in (moments.mean, moments.square))
     deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
-    off = (cells.astype(jnp.float32) - mean) / (deviation + _LEAST_DEVIATION)
+    off = (cells - mean) / (deviation + _LEAST_DEVIATION)
     return jnp.clip(off, -_MOST, _MOST)
 
 
-def keys(params: Params, net: InverseNet, cells: Array, *, num_bins: int) -> Array:
-    """What actions control of frames, as keys: whitened `cells [B, cells]` to `[B, 2]` uint32, never (0, 0)."""
+def keys(params: Params, net: InverseNet, cells: Array, room: Array, *, num_bins: int) -> Array:
+    """What actions control of frames, and where: whitened `cells [B, cells]`, `room [B]` to `[B, 2]` uint32 keys.
+
+    Never (0, 0).
+    """
     features = net.apply({"params": params}, cells, method=InverseNet.embed)
     steps = jnp.clip(jnp.floor((features + 1.0) * (num_bins / 2)), 0, num_bins - 1).astype(jnp.uint32)
-    return counts.hash_cells(steps)
+    return counts.hash_cells(jnp.concatenate([steps, room[:, None].astype(jnp.uint32)], axis=1))
 
 
 def loss(params: Params, net: InverseNet, cells: Array, batch: Batch) -> tuple[Array, Array]:

@@ -146,23 +146,30 @@ def cells(observation: Array, *, grid_height: int, grid_width: int, num_levels: 
     chex.assert_rank(observation, 4)
     chex.assert_type(observation, jnp.uint8)
     _, height, width, _ = observation.shape
-    for name, given, pixels in (("grid_height", grid_height, height), ("grid_width", grid_width, width)):
-        if not 1 <= given <= pixels:
-            nearest = min(max(given, 1), pixels)
-            raise ValueError(f"{name}={given}: the frame has {pixels} pixels. Allowed: 1..{pixels}. Nearest: {nearest}")
     if not 2 <= num_levels <= 256:
         nearest = min(max(num_levels, 2), 256)
         raise ValueError(f"num_levels={num_levels}: a pixel has 256 greys. Allowed: 2..256. Nearest: {nearest}")
 
     # Weights are whole numbers and every sum stays under 2^24: float32 holds it exactly, in any order.
     chex.assert_scalar_in(255 * height * width, 0, 2**24)
-    rows = jnp.asarray(_area_weights(height, grid_height))
-    columns = jnp.asarray(_area_weights(width, grid_width))
-    sums = jnp.einsum(
-        "ih,bhwc,jw->bijc", rows, observation.astype(jnp.float32), columns, precision=jax.lax.Precision.HIGHEST
-    )
+    sums = area_sums(observation.astype(jnp.float32), grid_height=grid_height, grid_width=grid_width)
     levels = (sums.astype(jnp.uint32) * num_levels) // (256 * height * width)
     return levels.reshape(levels.shape[0], -1)
+
+
+def area_sums(frames: Array, *, grid_height: int, grid_width: int) -> Array:
+    """H * W times the mean over each cell of `frames [B, H, W, C]` float32: `[B, grid_height, grid_width, C]`.
+
+    Raises:
+      ValueError: a grid finer than the frame.
+    """
+    _, height, width, _ = frames.shape
+    for name, given, pixels in (("grid_height", grid_height, height), ("grid_width", grid_width, width)):
+        if not 1 <= given <= pixels:
+            nearest = min(max(given, 1), pixels)
+            raise ValueError(f"{name}={given}: the frame has {pixels} pixels. Allowed: 1..{pixels}. Nearest: {nearest}")
+    rows, columns = jnp.asarray(_area_weights(height, grid_height)), jnp.asarray(_area_weights(width, grid_width))
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, frames, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def keys(observation: Array, *, grid_height: int, grid_width: int, num_levels: int) -> Array:

@@ -71,6 +71,12 @@ def assign(medians: Medians, observation: Array, *, threshold: float) -> tuple[A
     return jnp.argmin(share, axis=1).astype(jnp.int32), jnp.min(share, axis=1)
 
 
+def still(medians: Medians, observation: Array, *, threshold: float) -> tuple[Array, Array]:
+    """The room of each of `observation [B, H, W, C]`, `[B]` int32, and its median frame `[B, H, W, C]` float32."""
+    room, _ = assign(medians, observation, threshold=threshold)
+    return room, medians.frames[room]
+
+
 def vote(medians: Medians, observation: Array, index: Array, share: Array) -> Votes:
     """What a batch `[B, H, W, C]` says, with `assign`'s answer."""
     pixels = observation.astype(jnp.float32)

@@ -74,6 +74,7 @@ class Tokenizer:
       tokenise: (state, frames) -> codes `[B, N, G]` int32, by the slow copy.
       decode: (state, codes `[B, N, G]`) -> `[B, H, W, C]` float32 in 0..255, by the slow copy.
       code_vectors: state -> `[G, V, D]` float32, of the slow copy.
+      still: (Medians, frames) -> (room `[B]` int32, its median frames `[B, H, W, C]` float32 in 0..255).
       loss: (params, state, rng_key, frames) -> (loss, (aux, metrics)), by the online copy;
         differentiable in params. `aux` is for `update`.
       update: (state, new_params, aux, rng_key) -> TokenizerState, after the optimizer's step.
@@ -89,6 +90,7 @@ class Tokenizer:
     tokenise: Callable[[TokenizerState, Array], Array]
     decode: Callable[[TokenizerState, Array], Array]
     code_vectors: Callable[[TokenizerState], Array]
+    still: Callable[[Medians, Array], tuple[Array, Array]]
     loss: Callable[[Params, TokenizerState, Array, Array], tuple[Array, tuple[Any, Metrics]]]
     update: Callable[[TokenizerState, Params, Any, Array], TokenizerState]
 
@@ -205,6 +207,7 @@ def make_tokenizer(
         tokenise=partial(_tokenise, tokens=tokens, **shared),
         decode=partial(_decode, parts, places=places, names_room=names_room),
         code_vectors=partial(_code_vectors, parts, copies=places // tokens, names_room=names_room),
+        still=partial(medians.still, threshold=motion_threshold),
         loss=partial(tokenizer_loss, motion_weight=motion_weight, **shared),
         update=partial(
             _update, parts, median_step=median_step, new_median_share=new_median_share, slow_decay=slow_decay
