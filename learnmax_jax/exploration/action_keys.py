@@ -8,7 +8,6 @@ drowns the few cells that move, and in another room than those it learned in all
 Source: Badia et al. 2020 (NGU; there by nearest neighbours), https://arxiv.org/abs/2002.06038
 """
 
-
 import jax
 import jax.numpy as jnp
 import optax
