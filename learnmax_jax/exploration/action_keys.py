@@ -8,33 +8,23 @@ drowns the few cells that move, and in another room than those it learned in all
 Source: Badia et al. 2020 (NGU; there by nearest neighbours), https://arxiv.org/abs/2002.06038
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from learnmax_jax.exploration import counts
+from learnmax_jax.exploration import counts, moments
 from learnmax_jax.exploration.kind import Kind, Paid, Parts
+from learnmax_jax.exploration.moments import Moments
 from learnmax_jax.models.medians import Medians
 from learnmax_jax.models.novelty_nets import InverseNet
 from learnmax_jax.models.tokenizer import Tokenizer
 from learnmax_jax.models.world_model import ModelParams
 from learnmax_jax.types import Array, Batch, Metrics, Params
 
-_MOST = 5.0  # deviations, as Burda et al. clip
 _LEAST_DEVIATION = 3.0  # grey levels: a cell that never changed
-
-
-@struct.dataclass
-class Moments:
-    """Means over the frames seen while the net learns.
-
-    Attributes:
-      mean, square: `[cells]` float32, of how far a cell is off its room's median, grey levels, and of its square.
-    """
-
-    mean: Array
-    square: Array
 
 
 @struct.dataclass
@@ -43,7 +33,7 @@ class ActionKeyState:
 
     Attributes:
       params: of InverseNet.
-      moments: that cells are whitened by, frozen with it.
+      moments: of how far cells are off their room's median, frozen with the net.
       medians: the tokenizer's, of the last update.
       optimizer_state: of the parameters.
       num_updates: int32, that it has learned for.
@@ -86,6 +76,7 @@ def make(
     sizes = {"grid_height": grid_height, "grid_width": grid_width}
     net = InverseNet(width=width, num_features=num_features, num_actions=parts.world_model.num_actions)
     optimizer = optax.adam(learning_rate)
+    white = partial(moments.whiten, least=_LEAST_DEVIATION)
 
     def start(rng_key: Array) -> ActionKeyState:
         frame = jnp.zeros((1, *parts.observation_shape), jnp.uint8)
@@ -95,7 +86,7 @@ def make(
         params = net.init(rng_key, example, example)["params"]
         return ActionKeyState(
             params=params,
-            moments=Moments(mean=jnp.zeros(example.shape[1:]), square=jnp.zeros(example.shape[1:])),
+            moments=moments.init(example.shape[1]),
             medians=medians,
             optimizer_state=optimizer.init(params),
             num_updates=jnp.zeros((), jnp.int32),
@@ -107,7 +98,7 @@ def make(
     ) -> tuple[ActionKeyState, Array, Array]:
         del reward
         cells, room = off_median(parts.tokenizer, state.medians, observation, **sizes)
-        known = keys(state.params, net, whiten(cells, state.moments), room, num_bins=num_bins)
+        known = keys(state.params, net, white(cells, state.moments), room, num_bins=num_bins)
         key = jnp.where(state.num_updates >= learn_updates, known, 0)  # (0, 0) is counted nowhere
         visited, first_visit = counts.observe(state.counts, key, first)
         return state.replace(counts=visited), key, first_visit
@@ -122,14 +113,14 @@ def make(
             flat = observation.reshape(-1, *observation.shape[2:])
             cells, _ = off_median(parts.tokenizer, state.medians, flat, **sizes)
             cells = cells.reshape(*observation.shape[:2], -1)
-            moments = add(state.moments, cells, state.num_updates)
+            known = moments.add(state.moments, cells, batch.mask)
             (value, right), gradient = jax.value_and_grad(loss, has_aux=True)(
-                state.params, net, whiten(cells, moments), batch
+                state.params, net, white(cells, known), batch
             )
             changes, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
             learned = state.replace(
                 params=optax.apply_updates(state.params, changes),
-                moments=moments,
+                moments=known,
                 optimizer_state=optimizer_state,
                 num_updates=state.num_updates + 1,
             )
@@ -167,24 +158,6 @@ def off_median(
     off = observation.astype(jnp.float32) - still
     cells = counts.area_sums(off, grid_height=grid_height, grid_width=grid_width) / (height * width)
     return cells.reshape(cells.shape[0], -1), room
-
-
-def add(moments: Moments, cells: Array, num_before: Array) -> Moments:
-    """The means with one more batch of `cells [..., cells]`, of which there were `num_before`."""
-    levels = cells.reshape(-1, cells.shape[-1])
-
-    def mix(mean: Array, new: Array) -> Array:
-        return mean + (new - mean) / (num_before + 1)
-
-    return Moments(mean=mix(moments.mean, levels.mean(axis=0)), square=mix(moments.square, (levels**2).mean(axis=0)))
-
-
-def whiten(cells: Array, moments: Moments) -> Array:
-    """How far cells `[..., cells]` are off their means, in their deviations; float32 in [-5, 5]."""
-    mean, square = (jnp.broadcast_to(x, cells.shape) for x in (moments.mean, moments.square))
-    deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0.0))
-    off = (cells - mean) / (deviation + _LEAST_DEVIATION)
-    return jnp.clip(off, -_MOST, _MOST)
 
 
 def keys(params: Params, net: InverseNet, cells: Array, room: Array, *, num_bins: int) -> Array:

@@ -10,28 +10,23 @@ from learnmax_jax.types import Array
 
 
 class FlipNet(nn.Module):
-    """Regresses coin flips on a frozen random projection of a frame's cells; a frozen random net is added.
+    """Regresses coin flips on features of a frame; a frozen random net is added.
 
     Parameters whose name begins with "frozen" are not trained. The prior's output has length sqrt(num_flips), so that
     the trained part, which starts at zero, begins with the answer of a frame that was seen once.
     Source: Lobel et al. 2023, https://arxiv.org/abs/2306.03186
     """
 
-    num_levels: int
     width: int
     num_flips: int
 
     @nn.compact
-    def __call__(self, cells: Array) -> Array:
-        """`cells [..., cells]` int below num_levels, to `[..., num_flips]`."""
-        num_cells = cells.shape[-1]
-        normal = nn.initializers.normal(1.0)
-        table = self.param("frozen_projection", normal, (num_cells, self.num_levels, self.width))
-        features = table[jnp.arange(num_cells), cells].sum(axis=-2) * num_cells**-0.5
+    def __call__(self, features: Array) -> Array:
+        """`features [..., F]` float32, whitened, to `[..., num_flips]`."""
         hidden = nn.silu(nn.Dense(self.width)(features))
         hidden = nn.silu(nn.Dense(self.width)(hidden))
         trained = nn.Dense(self.num_flips, kernel_init=nn.initializers.zeros)(hidden)
-        first = self.param("frozen_first", nn.initializers.lecun_normal(), (self.width, self.width))
+        first = self.param("frozen_first", nn.initializers.lecun_normal(), (features.shape[-1], self.width))
         last = self.param("frozen_last", nn.initializers.lecun_normal(), (self.width, self.num_flips))
         prior = nn.silu(features @ first) @ last
         return trained + prior * jax.lax.rsqrt(jnp.mean(prior**2, axis=-1, keepdims=True) + 1e-8)

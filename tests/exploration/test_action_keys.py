@@ -158,18 +158,3 @@ def test_few_moving_cells_are_seen_in_a_still_room_and_in_one_that_was_not_learn
 
     here, there = seen((room, other))
     assert len(here) == len(there) >= WIDTH - 1 and not here & there
-
-
-def test_cells_are_whitened_by_the_mean_over_all_batches() -> None:
-    levels = np.random.default_rng(4).integers(0, 256, (3, 5, 2, 4)).astype(np.float32)
-    levels[..., 0] = 2  # never changes
-    moments = action_keys.Moments(mean=jnp.zeros(4), square=jnp.zeros(4))
-    for number, cells in enumerate(levels):
-        moments = action_keys.add(moments, jnp.asarray(cells), jnp.asarray(number))
-    flat = levels.reshape(-1, 4)
-    np.testing.assert_allclose(moments.mean, flat.mean(axis=0), rtol=1e-6)
-    white = action_keys.whiten(jnp.asarray(flat), moments)
-    np.testing.assert_allclose(white[:, 1:], ((flat - flat.mean(axis=0)) / (flat.std(axis=0) + 3.0))[:, 1:], rtol=1e-4)
-    np.testing.assert_allclose(white[:, 0], 0.0, atol=1e-5)
-    far = action_keys.whiten(jnp.full((1, 4), 4096.0), moments)
-    assert far[0, 0] == 5.0 and np.abs(far).max() <= 5.0

@@ -78,8 +78,8 @@ def test_what_is_frozen_stays_and_the_rest_learns(trained: tuple[Kind, object]) 
     assert {name: changed for name, changed in by_name.items() if name.startswith("frozen")} == {
         "frozen_first": False,
         "frozen_last": False,
-        "frozen_projection": False,
     }
+    np.testing.assert_array_equal(state.projection, kind.init(jax.random.key(0)).projection)  # type: ignore[attr-defined]
     assert all(changed for name, changed in by_name.items() if not name.startswith("frozen"))
 
 
@@ -114,3 +114,29 @@ def test_rows_that_are_no_observations_teach_nothing() -> None:
     np.testing.assert_array_equal(one.params["Dense_2"]["bias"], two.params["Dense_2"]["bias"])
     told = kind.pay(state, None, other, jax.random.key(0)).state
     assert (told.params["Dense_2"]["bias"] != two.params["Dense_2"]["bias"]).any()
+
+
+def test_places_in_a_still_room_are_new_until_they_are_seen() -> None:
+    """A player of one cell in a room of 12 x 12, whose right half was never entered; unwhitened it pays 0.15 there."""
+    side, rng = 12, np.random.default_rng(0)
+    parts = Parts(num_envs=1, observation_shape=(side, side, 1), tokenizer=None, world_model=None, latent_width=1)  # type: ignore[arg-type]
+    sizes = {"grid_height": side, "grid_width": side, "num_levels": 8}
+    kind = coin_flip.make(parts, num_flips=20, width=64, learning_rate=2e-3, **sizes)
+    room = rng.integers(0, 160, (side, side, 1)).astype(np.uint8)
+
+    def at(column: np.ndarray) -> np.ndarray:
+        frames = np.broadcast_to(room, (*column.shape, side, side, 1)).copy()
+        frames[(*np.indices(column.shape), rng.integers(0, side, column.shape), column)] += 96
+        return frames
+
+    pay, state = jax.jit(kind.pay), kind.init(jax.random.key(0))
+    for number in range(400):
+        known = batch_of(at(rng.integers(0, side // 2, (16, 8))), 8 * (16 * number + np.arange(16)))
+        state = pay(state, None, known, jax.random.key(0)).state
+
+    def paid(column: np.ndarray) -> float:
+        batch = batch_of(at(column), np.zeros(16))
+        return float(pay(state, None, batch.replace(mask=jnp.zeros_like(batch.mask)), jax.random.key(0)).bonus.mean())
+
+    seen, new = (paid(rng.integers(low, low + side // 2, (16, 8))) for low in (0, side // 2))
+    assert new > 0.4 and seen < 0.5 * new, (seen, new)
