@@ -293,7 +293,7 @@ def _teacher_forced(
         ),
         "targets_clipped": support.num_clipped(rescale(supervision.values)),
     }
-    wanted = errors[..., 0] + jnp.abs(supervision.beta) * errors[..., 1]
+    wanted = errors[..., 0] + jnp.abs(supervision.played_at) * errors[..., 1]
     priorities = _LEAST_PRIORITY + wanted[:, :-1]
     return context, latents, losses, metrics, chance, priorities
 

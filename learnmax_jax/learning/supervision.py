@@ -28,7 +28,8 @@ class Supervision:
       led_here: `[B, L + 1]` int32, the action that led to each frame; A where unknown or none.
       action: `[B, L]` int32.
       first: `[B, L + 1]` bool.
-      beta: `[B, L + 1]` float32, that each row was played at.
+      beta: `[B, L + 1]` float32, that each row's policy and values are of.
+      played_at: `[B, L + 1]` float32, the beta that each row was played at; another one where it was searched again.
       rewards: `[B, L, 2]` float32, scaled extrinsic reward and novelty of step t.
       discount: `[B, L]` float32, 0 where step t terminated.
       policy: `[B, L + 1, A]` float32.
@@ -46,6 +47,7 @@ class Supervision:
     action: Array
     first: Array
     beta: Array
+    played_at: Array
     rewards: Array
     discount: Array
     policy: Array
@@ -165,6 +167,7 @@ def supervise(
             action=rows.action[:, :-1],
             first=first,
             beta=beta,
+            played_at=rows.beta,
             rewards=rewards,
             discount=discount,
             policy=policy,

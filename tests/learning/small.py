@@ -106,6 +106,7 @@ def random_supervision(
         action=jnp.asarray(actions[:, :-1], jnp.int32),
         first=jnp.zeros((batch, length + 1), bool).at[:, 0].set(True),
         beta=jnp.asarray(rng.random((batch, length + 1)), jnp.float32),
+        played_at=jnp.asarray(rng.random((batch, length + 1)), jnp.float32),
         rewards=scalars(batch, length, 2),
         discount=jnp.asarray(rng.random((batch, length)) < 0.8, jnp.float32),
         policy=jax.nn.one_hot(rng.integers(0, num_actions, size=(batch, length + 1)), num_actions),

@@ -256,6 +256,7 @@ def _true_windows() -> tuple[np.ndarray, Supervision]:
         action=jnp.asarray(actions[:, :-1], jnp.int32),
         first=jnp.zeros((BATCH, LENGTH + 1), bool),
         beta=jnp.zeros((BATCH, LENGTH + 1)),
+        played_at=jnp.full((BATCH, LENGTH + 1), 0.5),
         rewards=inverse_rescale(jnp.asarray(np.where(known, rewards, nonsense)[:, :-1], jnp.float32)),
         discount=jnp.asarray(np.where(valid, actions != 2, rng.random(valid.shape) < 0.5)[:, :-1], jnp.float32),
         policy=jnp.where(valid[..., None], jax.nn.one_hot(BEST[states], ACTIONS), 1 / ACTIONS),
@@ -297,7 +298,18 @@ def test_n06_a_model_that_is_never_wrong_has_no_loss() -> None:
     }
     for name in ("code_accuracy", "open_code_accuracy", "changed_code_accuracy"):
         assert float(metrics[name]) == pytest.approx(1.0)
-    np.testing.assert_allclose(priorities, np.full(BATCH, 1e-3), atol=2e-5)
+    np.testing.assert_allclose(priorities, np.full((BATCH, LENGTH), 1e-3), atol=2e-5)
+
+
+def test_n09_a_priority_is_the_error_of_what_the_row_was_played_for() -> None:
+    """Also where the sequence was searched again at beta 0: it is drawn again for the player that it is of."""
+    truth = _true_windows()[1]
+    off = truth.values.at[:, 2, 0].add(0.25).at[:, 3, 1].add(1.0)
+    _, (_, priorities) = _oracle_loss(truth.replace(values=off))
+    ((extrinsic,), (intrinsic,)) = (
+        np.unique(np.asarray(priorities)[np.asarray(truth.valid)[:, row], row].round(3)) for row in (2, 3)
+    )
+    assert extrinsic == pytest.approx(0.251, abs=2e-3) and intrinsic == pytest.approx(0.501, abs=2e-3)
 
 
 @pytest.mark.parametrize("shift", [1, -1])

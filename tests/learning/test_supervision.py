@@ -114,6 +114,7 @@ def check(made: Supervision, windows: list[dict[str, Any]], *, crosses_end: bool
     np.testing.assert_array_equal(made.codes[:, :, 0, 0], np.stack([rows["observation"] for rows in windows]))
     np.testing.assert_allclose(made.policy, np.stack([rows["search_policy"] for rows in windows]), atol=1e-3)
     np.testing.assert_allclose(made.beta, np.stack([rows["beta"] for rows in windows]))
+    np.testing.assert_array_equal(made.played_at, made.beta)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,7 @@ def test_reanalysis_changes_the_first_sequences_only_each_row_with_the_context_t
     relabelled = np.asarray(made.beta[:2, 0], np.float64)
     np.testing.assert_array_equal(made.beta[:2], np.repeat(made.beta[:2, :1], LENGTH + 1, axis=1))
     assert np.isin(np.asarray(made.beta[:2]), np.asarray(BETAS, np.float32)).all()
+    np.testing.assert_allclose(made.played_at, np.stack([rows["beta"] for rows in windows]))
     expected = list(windows)
     for index, beta in enumerate(relabelled):
         lengths = np.arange(1, LENGTH + 2)
