@@ -84,8 +84,8 @@ class Transition:
       search_policy: `[A]` float16, the search's improved policy at observation[t].
       search_value: float32, the search's extrinsic value of observation[t], in
         units of `reward_scale`.
-      novelty_key: `[2]` uint32, what the visit counts know observation[t] by.
-      first_visit: bool, that key was new in this episode at observation[t].
+      novelty_key: `[2]` uint32, what the kind that watches play knows observation[t] by.
+      first_visit: bool, observation[t] was new in this episode, as that kind sees it.
     """
 
     observation: Array
@@ -110,7 +110,7 @@ class SequenceIndex:
     Attributes:
       environment: `[B]` int32.
       start: `[B]` int32, absolute time of the window's row 0 (rows ever added, per environment).
-      anchor: `[B]` int32, absolute time of the row that was drawn.
+      anchor: `[B]` int32, absolute time of the row that was drawn; tests tell draws by it.
     """
 
     environment: Array

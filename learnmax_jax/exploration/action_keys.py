@@ -1,10 +1,12 @@
 """Novelty by visits of what actions control: the skull's phase is nobody's doing, so frames that differ in it are one.
 
 A small net learns to tell from two frames which action lay between them. Its few features, cut into steps, and the
-frame's room are its key. Keys that drift count nothing, so it learns for `learn_updates` updates, during which nothing
-is new, and is frozen from then on. It sees how far each cell is off the room's median frame, as the tokenizer knows
-it, in units of that cell's usual distance (Burda et al. 2018, https://arxiv.org/abs/1810.12894): else the still room
-drowns the few cells that move, and in another room than those it learned in all of them are far off.
+frame's room are its key. Keys that drift count nothing, so the net learns for `learn_updates` updates, during which
+nothing is new, and is frozen from then on. It sees how far each cell is off the room's median frame, as the tokenizer
+knows it, in units of that cell's usual distance (Burda et al. 2018, https://arxiv.org/abs/1810.12894): else the still
+room drowns the few cells that move, and in another room than those it learned in all of them are far off. The medians
+go on moving, by hardly more than nothing once they have settled; until then a room's frames have no key, and are
+learned from by nobody.
 Source: Badia et al. 2020 (NGU; there by nearest neighbours), https://arxiv.org/abs/2002.06038
 """
 
@@ -18,13 +20,12 @@ from flax import struct
 from learnmax_jax.exploration import counts, moments
 from learnmax_jax.exploration.kind import Kind, Paid, Parts
 from learnmax_jax.exploration.moments import Moments
-from learnmax_jax.models.medians import Medians
+from learnmax_jax.models.medians import Medians, Still
 from learnmax_jax.models.novelty_nets import InverseNet
-from learnmax_jax.models.tokenizer import Tokenizer
 from learnmax_jax.models.world_model import ModelParams
 from learnmax_jax.types import Array, Batch, Metrics, Params
 
-_LEAST_DEVIATION = 3.0  # grey levels: a cell that never changed
+_LEAST_DEVIATION = 3.0  # grey levels, added to every cell's: what never changes is not blown up
 
 
 @struct.dataclass
@@ -82,7 +83,7 @@ def make(
         frame = jnp.zeros((1, *parts.observation_shape), jnp.uint8)
         medians = jax.eval_shape(parts.tokenizer.init, rng_key, frame).medians
         medians = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), medians)
-        example, _ = off_median(parts.tokenizer, medians, frame, **sizes)
+        example = off_median(parts.tokenizer.still(medians, frame), frame, **sizes)
         params = net.init(rng_key, example, example)["params"]
         return ActionKeyState(
             params=params,
@@ -97,9 +98,11 @@ def make(
         state: ActionKeyState, observation: Array, first: Array, reward: Array
     ) -> tuple[ActionKeyState, Array, Array]:
         del reward
-        cells, room = off_median(parts.tokenizer, state.medians, observation, **sizes)
-        known = keys(state.params, net, white(cells, state.moments), room, num_bins=num_bins)
-        key = jnp.where(state.num_updates >= learn_updates, known, 0)  # (0, 0) is counted nowhere
+        still = parts.tokenizer.still(state.medians, observation)
+        cells = white(off_median(still, observation, **sizes), state.moments)
+        key = keys(state.params, net, cells, still.room, num_bins=num_bins)
+        known = still.settled & (state.num_updates >= learn_updates)
+        key = jnp.where(known[:, None], key, 0)  # (0, 0) is counted nowhere
         visited, first_visit = counts.observe(state.counts, key, first)
         return state.replace(counts=visited), key, first_visit
 
@@ -111,18 +114,19 @@ def make(
         def learn(state: ActionKeyState) -> tuple[ActionKeyState, Metrics]:
             observation = batch.rows.observation
             flat = observation.reshape(-1, *observation.shape[2:])
-            cells, _ = off_median(parts.tokenizer, state.medians, flat, **sizes)
-            cells = cells.reshape(*observation.shape[:2], -1)
-            known = moments.add(state.moments, cells, batch.mask)
+            still = parts.tokenizer.still(state.medians, flat)
+            cells = off_median(still, flat, **sizes).reshape(*observation.shape[:2], -1)
+            mask = batch.mask & still.settled.reshape(batch.mask.shape)
+            known = moments.add(state.moments, cells, mask)
             (value, right), gradient = jax.value_and_grad(loss, has_aux=True)(
-                state.params, net, white(cells, known), batch
+                state.params, net, white(cells, known), batch.rows.action, mask & batch.rows.valid
             )
             changes, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
             learned = state.replace(
                 params=optax.apply_updates(state.params, changes),
                 moments=known,
                 optimizer_state=optimizer_state,
-                num_updates=state.num_updates + 1,
+                num_updates=state.num_updates + mask.any(),
             )
             return learned, {"inverse_loss": value, "inverse_accuracy": right}
 
@@ -141,23 +145,20 @@ def make(
     return Kind(init=start, pay=pay, observe=see, rarity=rarity, metrics=metrics)
 
 
-def off_median(
-    tokenizer: Tokenizer, medians: Medians, observation: Array, *, grid_height: int, grid_width: int
-) -> tuple[Array, Array]:
+def off_median(still: Still, observation: Array, *, grid_height: int, grid_width: int) -> Array:
     """How far a frame's cells are off its room's median frame.
 
     Args:
-      tokenizer: tells rooms. medians: what it knows of them.
+      still: of the observation.
       observation: `[B, H, W, C]` uint8.
       grid_height, grid_width: cells; at most H and W.
     Returns:
-      `[B, cells]` float32 grey levels, and the room `[B]` int32.
+      `[B, cells]` float32 grey levels.
     """
     _, height, width, _ = observation.shape
-    room, still = tokenizer.still(medians, observation)
-    off = observation.astype(jnp.float32) - still
+    off = observation.astype(jnp.float32) - still.frames
     cells = counts.area_sums(off, grid_height=grid_height, grid_width=grid_width) / (height * width)
-    return cells.reshape(cells.shape[0], -1), room
+    return cells.reshape(cells.shape[0], -1)
 
 
 def keys(params: Params, net: InverseNet, cells: Array, room: Array, *, num_bins: int) -> Array:
@@ -170,18 +171,18 @@ def keys(params: Params, net: InverseNet, cells: Array, room: Array, *, num_bins
     return counts.hash_cells(jnp.concatenate([steps, room[:, None].astype(jnp.uint32)], axis=1))
 
 
-def loss(params: Params, net: InverseNet, cells: Array, batch: Batch) -> tuple[Array, Array]:
+def loss(params: Params, net: InverseNet, cells: Array, action: Array, known: Array) -> tuple[Array, Array]:
     """Cross-entropy of the actions between frames.
 
     Args:
       params: of the net. net: InverseNet.
-      cells: `[B, L + 1, cells]`, of the batch's observations, whitened.
-      batch: Batch.
+      cells: `[B, L + 1, cells]`, of a batch's observations, whitened.
+      action: `[B, L + 1]` int32. known: `[B, L + 1]` bool, the row is a transition to learn from.
     Returns:
       (scalar, share of the actions told right).
     """
     logits = net.apply({"params": params}, cells[:, :-1], cells[:, 1:])
-    action, known = batch.rows.action[:, :-1], batch.rows.valid[:, :-1] & batch.mask[:, :-1]
+    action, known = action[:, :-1], known[:, :-1]
     number = jnp.maximum(known.sum(), 1)
     error = optax.softmax_cross_entropy_with_integer_labels(logits, action)
     right = jnp.sum(known & (jnp.argmax(logits, axis=-1) == action)) / number

@@ -4,7 +4,8 @@ Every row of the replay has d fair coins of its own. A network that regresses th
 times, the mean of n vectors of coins, whose mean square is 1 / n. So novelty needs no table, and frames that look alike
 share their counts. What it sees of a frame is frozen but for its scale: a random projection of its coarse cells, as
 the exact counts know it, each feature less its mean and in units of its deviation. Else the still room is most of every
-projection, all frames look alike, and what was never seen is known by the others' coins.
+projection, all frames look alike, and what was never seen is known by the others' coins. Moments are of all rooms
+together: a room that is seldom seen is far off in many features, its places the less so from one another.
 Source: Lobel et al. 2023, https://arxiv.org/abs/2306.03186
 """
 
@@ -24,7 +25,7 @@ from learnmax_jax.models.novelty_nets import FlipNet
 from learnmax_jax.models.rows import coin_flips
 from learnmax_jax.types import Array, Batch, Params
 
-_LEAST_DEVIATION = 0.01  # of a feature; one cell's step is some 0.1
+_LEAST_DEVIATION = 0.01  # added to every feature's; a step of one cell of 144 is some 0.1
 
 
 @struct.dataclass

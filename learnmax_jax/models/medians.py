@@ -15,6 +15,8 @@ from learnmax_jax.types import Array
 
 # Grey levels of a median's first step; it shrinks as 1/t, so that what moved in its first frame is soon forgotten.
 _FIRST_STEP = 64.0
+# Updates after which a median has settled: what moved in its first frame is forgotten.
+_SETTLED = 100
 # Pixels that are looked at to tell a room, in both directions.
 _EVERY = 4
 
@@ -30,6 +32,21 @@ class Medians:
 
     frames: Array
     num_updates: Array
+
+
+@struct.dataclass
+class Still:
+    """What does not move in frames.
+
+    Attributes:
+      room: `[B]` int32, the median that each belongs to.
+      frames: `[B, H, W, C]` float32 in 0..255, that median.
+      settled: `[B]` bool, it has been voted on often enough to be relied on.
+    """
+
+    room: Array
+    frames: Array
+    settled: Array
 
 
 @struct.dataclass
@@ -71,10 +88,10 @@ def assign(medians: Medians, observation: Array, *, threshold: float) -> tuple[A
     return jnp.argmin(share, axis=1).astype(jnp.int32), jnp.min(share, axis=1)
 
 
-def still(medians: Medians, observation: Array, *, threshold: float) -> tuple[Array, Array]:
-    """The room of each of `observation [B, H, W, C]`, `[B]` int32, and its median frame `[B, H, W, C]` float32."""
+def still(medians: Medians, observation: Array, *, threshold: float) -> Still:
+    """What does not move in each of `observation [B, H, W, C]`; `threshold` as of `assign`."""
     room, _ = assign(medians, observation, threshold=threshold)
-    return room, medians.frames[room]
+    return Still(room=room, frames=medians.frames[room], settled=medians.num_updates[room] >= _SETTLED)
 
 
 def vote(medians: Medians, observation: Array, index: Array, share: Array) -> Votes:

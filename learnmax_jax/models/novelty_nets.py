@@ -28,7 +28,9 @@ class FlipNet(nn.Module):
         trained = nn.Dense(self.num_flips, kernel_init=nn.initializers.zeros)(hidden)
         first = self.param("frozen_first", nn.initializers.lecun_normal(), (features.shape[-1], self.width))
         last = self.param("frozen_last", nn.initializers.lecun_normal(), (self.width, self.num_flips))
-        prior = nn.silu(features @ first) @ last
+        # A frame whose features are all at their means has a prior, too.
+        shift = self.param("frozen_shift", nn.initializers.normal(1.0), (self.width,))
+        prior = nn.silu(features @ first + shift) @ last
         return trained + prior * jax.lax.rsqrt(jnp.mean(prior**2, axis=-1, keepdims=True) + 1e-8)
 
 

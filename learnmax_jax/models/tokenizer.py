@@ -74,7 +74,7 @@ class Tokenizer:
       tokenise: (state, frames) -> codes `[B, N, G]` int32, by the slow copy.
       decode: (state, codes `[B, N, G]`) -> `[B, H, W, C]` float32 in 0..255, by the slow copy.
       code_vectors: state -> `[G, V, D]` float32, of the slow copy.
-      still: (Medians, frames) -> (room `[B]` int32, its median frames `[B, H, W, C]` float32 in 0..255).
+      still: (Medians, frames) -> Still, what does not move in each of them.
       loss: (params, state, rng_key, frames) -> (loss, (aux, metrics)), by the online copy;
         differentiable in params. `aux` is for `update`.
       update: (state, new_params, aux, rng_key) -> TokenizerState, after the optimizer's step.
@@ -90,7 +90,7 @@ class Tokenizer:
     tokenise: Callable[[TokenizerState, Array], Array]
     decode: Callable[[TokenizerState, Array], Array]
     code_vectors: Callable[[TokenizerState], Array]
-    still: Callable[[Medians, Array], tuple[Array, Array]]
+    still: Callable[[Medians, Array], medians.Still]
     loss: Callable[[Params, TokenizerState, Array, Array], tuple[Array, tuple[Any, Metrics]]]
     update: Callable[[TokenizerState, Params, Any, Array], TokenizerState]
 

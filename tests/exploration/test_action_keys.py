@@ -38,12 +38,12 @@ def parts_of(*shape: int) -> Parts:
     return Parts(num_envs=8, observation_shape=shape, tokenizer=tokenizer, world_model=_Model, latent_width=1)  # type: ignore[arg-type]
 
 
-def knowing(*rooms: np.ndarray) -> _Params:
-    """Model parameters that know the rooms' medians."""
+def knowing(*rooms: np.ndarray, num_updates: int = 100) -> _Params:
+    """Model parameters that know the rooms' medians after so many updates."""
     known = medians.init(rooms[0].shape, 2)
     for number, room in enumerate(rooms):
         known = known.replace(
-            frames=known.frames.at[number].set(room), num_updates=known.num_updates.at[number].set(100)
+            frames=known.frames.at[number].set(room), num_updates=known.num_updates.at[number].set(num_updates)
         )
     return _Params(_Tokenizer(known))
 
@@ -158,3 +158,20 @@ def test_few_moving_cells_are_seen_in_a_still_room_and_in_one_that_was_not_learn
 
     here, there = seen((room, other))
     assert len(here) == len(there) >= WIDTH - 1 and not here & there
+
+
+def test_rooms_whose_median_has_not_settled_have_no_keys_and_teach_nothing() -> None:
+    rng, first = np.random.default_rng(5), jnp.zeros((8,), bool)
+    young = knowing(np.zeros((2, WIDTH, 1)), num_updates=99)
+    state = KIND.init(jax.random.key(0))
+    paid = KIND.pay(state, young, batch(rng), jax.random.key(0))
+    changed = paid.state.replace(medians=state.medians)
+    jax.tree.map(np.testing.assert_array_equal, changed.moments, state.moments)
+    assert int(changed.num_updates) == 0 and float(paid.metrics["inverse_loss"]) == 0.0
+    state, _ = learned()
+    observation = jnp.asarray(frame(np.arange(8) % WIDTH, np.zeros((8, WIDTH))))
+    state = KIND.pay(state, young, batch(rng), jax.random.key(0)).state
+    _, key, visit = KIND.observe(state, observation, first, jnp.zeros(8))
+    assert not key.any() and not visit.any()
+    state = KIND.pay(state, BLACK, batch(rng), jax.random.key(0)).state
+    assert KIND.observe(state, observation, first, jnp.zeros(8))[1].any(axis=1).all()

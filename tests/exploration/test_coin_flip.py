@@ -78,6 +78,7 @@ def test_what_is_frozen_stays_and_the_rest_learns(trained: tuple[Kind, object]) 
     assert {name: changed for name, changed in by_name.items() if name.startswith("frozen")} == {
         "frozen_first": False,
         "frozen_last": False,
+        "frozen_shift": False,
     }
     np.testing.assert_array_equal(state.projection, kind.init(jax.random.key(0)).projection)  # type: ignore[attr-defined]
     assert all(changed for name, changed in by_name.items() if not name.startswith("frozen"))
@@ -106,11 +107,12 @@ def test_coins_are_fair_and_each_row_has_its_own() -> None:
 
 def test_rows_that_are_no_observations_teach_nothing() -> None:
     kind = _kind(4)
-    batch = batch_of(_frame(np.zeros((2, 3), int)), np.array([0, 9]))
+    batch = batch_of(_frame(np.arange(6).reshape(2, 3)), np.array([0, 9]))
     other = batch.replace(rows=batch.rows.replace(observation=batch.rows.observation.at[0, 1].set(200)))
     masked = batch.mask.at[0, 1].set(False)
     state = kind.init(jax.random.key(0))
     one, two = (kind.pay(state, None, each.replace(mask=masked), jax.random.key(0)).state for each in (batch, other))
+    jax.tree.map(np.testing.assert_array_equal, one.moments, two.moments)
     np.testing.assert_array_equal(one.params["Dense_2"]["bias"], two.params["Dense_2"]["bias"])
     told = kind.pay(state, None, other, jax.random.key(0)).state
     assert (told.params["Dense_2"]["bias"] != two.params["Dense_2"]["bias"]).any()
