@@ -26,11 +26,9 @@ class FlipNet(nn.Module):
         hidden = nn.silu(nn.Dense(self.width)(features))
         hidden = nn.silu(nn.Dense(self.width)(hidden))
         trained = nn.Dense(self.num_flips, kernel_init=nn.initializers.zeros)(hidden)
-        first = self.param("frozen_first", nn.initializers.lecun_normal(), (features.shape[-1], self.width))
-        last = self.param("frozen_last", nn.initializers.lecun_normal(), (self.width, self.num_flips))
-        # A frame whose features are all at their means has a prior, too.
-        shift = self.param("frozen_shift", nn.initializers.normal(1.0), (self.width,))
-        prior = nn.silu(features @ first + shift) @ last
+        # With a bias, so that a frame whose features are all at their means has a prior, too.
+        first = nn.Dense(self.width, bias_init=nn.initializers.normal(1.0), name="frozen_first")
+        prior = nn.Dense(self.num_flips, use_bias=False, name="frozen_last")(nn.silu(first(features)))
         return trained + prior * jax.lax.rsqrt(jnp.mean(prior**2, axis=-1, keepdims=True) + 1e-8)
 
 

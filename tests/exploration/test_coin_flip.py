@@ -78,7 +78,6 @@ def test_what_is_frozen_stays_and_the_rest_learns(trained: tuple[Kind, object]) 
     assert {name: changed for name, changed in by_name.items() if name.startswith("frozen")} == {
         "frozen_first": False,
         "frozen_last": False,
-        "frozen_shift": False,
     }
     np.testing.assert_array_equal(state.projection, kind.init(jax.random.key(0)).projection)  # type: ignore[attr-defined]
     assert all(changed for name, changed in by_name.items() if not name.startswith("frozen"))
