@@ -2,6 +2,7 @@
 
     python -m experiments.evaluate --workdir=runs/mine --num_episodes=10 --protocol=standard
 
+Play is greedy; `--nogreedy` keeps the Gumbel noise and the random actions of training.
 The last line printed is one JSON object; `--out=docs/results/evaluations.jsonl` keeps it, with command, commit and
 versions. A film of one episode is written beside the run, or under the working directory where the run's folder cannot
 be written.
@@ -24,6 +25,7 @@ PROTOCOL = flags.DEFINE_enum("protocol", "standard", ["standard", "deterministic
 MAX_EPISODE_STEPS = flags.DEFINE_integer(
     "max_episode_steps", 27_000, "Agent steps an episode.", lower_bound=1, upper_bound=27_000
 )
+GREEDY = flags.DEFINE_bool("greedy", True, "Without the Gumbel noise and the random actions of training.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the emulators.", lower_bound=0, upper_bound=2**28 - 1)
 OUT = flags.DEFINE_string("out", None, "A file of such lines, one a command and checkpoint, to add this one to.")
 
@@ -43,14 +45,18 @@ def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
     workdir = pathlib.Path(WORKDIR.value)
     settings, params, rng_key, step = evaluation.restore(workdir)
     evaluator = evaluation.Evaluator(
-        settings, protocol=PROTOCOL.value, num_episodes=NUM_EPISODES.value, max_episode_steps=MAX_EPISODE_STEPS.value
+        settings,
+        protocol=PROTOCOL.value,
+        num_episodes=NUM_EPISODES.value,
+        max_episode_steps=MAX_EPISODE_STEPS.value,
+        greedy=GREEDY.value,
     )
     result = evaluator.play(
         params, jax.random.fold_in(rng_key, _EVALUATE + SEED.value), interrupted=lambda: stop.requested
     )
     if result is None:
         raise lifecycle.Preempted("evaluation given up; nothing was unsaved")
-    name = f"evaluate-{PROTOCOL.value}-step-{step:09d}.gif"
+    name = f"evaluate-{PROTOCOL.value}{'' if GREEDY.value else '-noise'}-step-{step:09d}.gif"
     print(f"film: {_write_film(result, [workdir / 'evaluation' / name, pathlib.Path('evaluation') / name])}")
     print(json.dumps(result.summary()), flush=True)
     if out is not None:

@@ -67,21 +67,25 @@ class Result:
 class Evaluator:
     """Emulators of its own, and an act that is compiled once however often it plays."""
 
-    def __init__(self, settings: config.Settings, *, protocol: str, num_episodes: int, max_episode_steps: int) -> None:
+    def __init__(
+        self, settings: config.Settings, *, protocol: str, num_episodes: int, max_episode_steps: int, greedy: bool
+    ) -> None:
         """Builds the player; compiles nothing.
 
         Args:
-          settings: the run's config; the search plays without Gumbel noise and random actions.
+          settings: the run's config.
           protocol: "standard" or "deterministic".
           num_episodes: at least 1, each in an environment of its own.
           max_episode_steps: agent steps after which an episode is cut off.
+          greedy: without the Gumbel noise and the random actions that training plays with.
         """
         section = config.thaw(settings)
         section.env.num_envs, section.env.protocol = num_episodes, protocol
         section.env.max_episode_steps = max_episode_steps
         # Not xla: its program would be compiled anew for each evaluation's pool.
         section.env.backend = "world" if settings.env.backend == "world" else "callback"
-        section.search.gumbel_scale, section.exploration.epsilon = 0.0, 0.0
+        if greedy:
+            section.search.gumbel_scale, section.exploration.epsilon = 0.0, 0.0
         section.exploration.num_exploit_envs = num_episodes
         section.actor.num_groups = 1  # any number of episodes divides by it
         self.player = agents.build_player(config.Settings(section))

@@ -23,7 +23,11 @@ pytestmark = pytest.mark.timeout(900)
 
 def evaluator(num_episodes: int, max_episode_steps: int) -> evaluation.Evaluator:
     return evaluation.Evaluator(
-        runs.tiny(), protocol="deterministic", num_episodes=num_episodes, max_episode_steps=max_episode_steps
+        runs.tiny(),
+        protocol="deterministic",
+        num_episodes=num_episodes,
+        max_episode_steps=max_episode_steps,
+        greedy=True,
     )
 
 
@@ -124,12 +128,15 @@ def test_the_same_program_plays_again_and_the_key_decides_nothing_else(params: A
     assert len(results[0].film) == 3
 
 
-def test_it_plays_at_beta_0_without_noise_over_emulators_of_its_own(params: Any) -> None:
+def test_it_plays_at_beta_0_over_emulators_of_its_own_with_noise_where_it_is_not_greedy(params: Any) -> None:
     settings = runs.tiny(("env.backend", "xla"), ("env.game", "Pong-v5"), ("exploration.epsilon", 0.5))
-    player = evaluation.Evaluator(settings, protocol="deterministic", num_episodes=3, max_episode_steps=7).player
-    chosen = player.config
-    assert (chosen.env.backend, chosen.env.protocol, chosen.env.num_envs) == ("callback", "deterministic", 3)
-    assert (chosen.search.gumbel_scale, chosen.exploration.epsilon, chosen.env.max_episode_steps) == (0.0, 0.0, 7)
+    limits = {"protocol": "deterministic", "num_episodes": 3, "max_episode_steps": 7}
+    for greedy, noise in ((True, (0.0, 0.0)), (False, (settings.search.gumbel_scale, 0.5))):
+        chosen = evaluation.Evaluator(settings, greedy=greedy, **limits).player.config
+        assert (chosen.env.backend, chosen.env.protocol, chosen.env.num_envs) == ("callback", "deterministic", 3)
+        assert (chosen.search.gumbel_scale, chosen.exploration.epsilon) == noise
+        assert (chosen.env.max_episode_steps, chosen.exploration.num_exploit_envs) == (7, 3)
+    assert settings.search.gumbel_scale > 0
     world = evaluator(3, 7).player
     np.testing.assert_array_equal(steps.start_actor(world, params, jax.random.key(0)).beta, np.zeros(3))
 

@@ -190,7 +190,11 @@ def test_f04_an_evaluation_is_given_up_for_a_signal(tmp_path: pathlib.Path, monk
     stop = runs.Stop()
     settings = runs.tiny(budget(20))
     evaluator = train.evaluation.Evaluator(
-        settings, protocol="standard", num_episodes=2, max_episode_steps=settings.evaluation.max_episode_steps
+        settings,
+        protocol="standard",
+        num_episodes=2,
+        max_episode_steps=settings.evaluation.max_episode_steps,
+        greedy=True,
     )
     act, phases = evaluator._act, []
 
