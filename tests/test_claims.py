@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from learnmax_jax import published
 from learnmax_jax.report import claims
@@ -54,3 +55,9 @@ def test_a_claim_has_a_colour_and_only_reports_means_are_smoothed() -> None:
         assert [line.get_ydata()[-1] for line in axes.lines] == ends
         first, second, other = (line.get_color() for line in axes.lines)
         assert first == second != other
+
+
+def test_more_claims_than_colours_are_told_apart() -> None:
+    axes = claims.draw("Pong-v5", {str(number): [_curve(0.0, 1.0 + number)] for number in range(25)}).axes[0]
+    looks = {(to_hex(line.get_color()), line.get_linestyle()) for line in axes.lines}
+    assert len(looks) == 25

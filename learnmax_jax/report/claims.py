@@ -1,4 +1,4 @@
-"""Curves of runs that are compared, by claim: a colour a claim, a line a seed."""
+"""Curves of runs that are compared, by claim: a colour and a dash a claim, a line a seed."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,8 @@ _PANELS = (
     ("positions_visited", "Places seen", "number", False),
 )
 _PUBLISHED = "dreamerv3"
+_NUM_COLOURS = 10  # of matplotlib's cycle; claims beyond them are dashed
+_DASHES = ("-", "--", ":", "-.")
 
 Curve = Sequence[Mapping[str, Any]]
 
@@ -39,9 +41,10 @@ def draw(game: str, claims: Mapping[str, Sequence[Curve]]) -> Figure:
         if game == published.GAME and "score" in column:
             _draw_published(axes, furthest)
         for number, (name, curves) in enumerate(claims.items()):
+            dash = _DASHES[number // _NUM_COLOURS % len(_DASHES)]
             for curve in curves:
                 frames, values = points(curve, column, smoothed=SMOOTHED if is_smoothed else 1)
-                axes.plot(frames, values, color=f"C{number}", linewidth=1.3, alpha=0.85, label=name)
+                axes.plot(frames, values, dash, color=f"C{number}", linewidth=1.3, alpha=0.85, label=name)
         axes.set_xlabel(_below(claims, column), fontsize=8)
         axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
         axes.set_ylabel(unit, fontsize=9)
