@@ -114,7 +114,6 @@ def check(made: Supervision, windows: list[dict[str, Any]], *, crosses_end: bool
     np.testing.assert_array_equal(made.codes[:, :, 0, 0], np.stack([rows["observation"] for rows in windows]))
     np.testing.assert_allclose(made.policy, np.stack([rows["search_policy"] for rows in windows]), atol=1e-3)
     np.testing.assert_allclose(made.beta, np.stack([rows["beta"] for rows in windows]))
-    np.testing.assert_array_equal(made.played_at, made.beta)
 
 
 @pytest.mark.parametrize(
