@@ -34,10 +34,9 @@ class ActionKeyState:
 
     Attributes:
       params: of InverseNet.
-      moments: of how far cells are off their room's median, frozen with the net.
+      moments: of how far cells are off their room's median, frozen with the net; they count the updates it learned.
       medians: the tokenizer's, of the last update.
       optimizer_state: of the parameters.
-      num_updates: int32, that it has learned for.
       counts: CountState.
     """
 
@@ -45,7 +44,6 @@ class ActionKeyState:
     moments: Moments
     medians: Medians
     optimizer_state: optax.OptState
-    num_updates: Array
     counts: counts.CountState
 
 
@@ -90,7 +88,6 @@ def make(
             moments=moments.init(example.shape[1]),
             medians=medians,
             optimizer_state=optimizer.init(params),
-            num_updates=jnp.zeros((), jnp.int32),
             counts=counts.init(num_envs=parts.num_envs, table_size=table_size, episodic_table_size=episodic_table_size),
         )
 
@@ -101,7 +98,7 @@ def make(
         still = parts.tokenizer.still(state.medians, observation)
         cells = white(off_median(still, observation, **sizes), state.moments)
         key = keys(state.params, net, cells, still.room, num_bins=num_bins)
-        known = still.settled & (state.num_updates >= learn_updates)
+        known = still.settled & (state.moments.num_batches >= learn_updates)
         key = jnp.where(known[:, None], key, 0)  # (0, 0) is counted nowhere
         visited, first_visit = counts.observe(state.counts, key, first)
         return state.replace(counts=visited), key, first_visit
@@ -126,21 +123,20 @@ def make(
                 params=optax.apply_updates(state.params, changes),
                 moments=known,
                 optimizer_state=optimizer_state,
-                num_updates=state.num_updates + mask.any(),
             )
             return learned, {"inverse_loss": value, "inverse_accuracy": right}
 
         def leave(state: ActionKeyState) -> tuple[ActionKeyState, Metrics]:
             return state, {"inverse_loss": jnp.zeros(()), "inverse_accuracy": jnp.zeros(())}
 
-        state, metrics = jax.lax.cond(state.num_updates < learn_updates, learn, leave, state)
+        state, metrics = jax.lax.cond(state.moments.num_batches < learn_updates, learn, leave, state)
         return Paid(state, paid, None, metrics)
 
     def rarity(state: ActionKeyState, key: Array) -> Array:
         return counts.rarity(state.counts, key)
 
     def metrics(state: ActionKeyState) -> Metrics:
-        return counts.metrics(state.counts) | {"learn_updates": state.num_updates}
+        return counts.metrics(state.counts) | {"learn_updates": state.moments.num_batches}
 
     return Kind(init=start, pay=pay, observe=see, rarity=rarity, metrics=metrics)
 

@@ -118,7 +118,7 @@ def test_rows_that_are_no_observations_teach_nothing() -> None:
 
 
 def test_places_in_a_still_room_are_new_until_they_are_seen() -> None:
-    """A player of one cell in a room of 12 x 12, whose right half was never entered; unwhitened it pays 0.15 there."""
+    """A player of one cell in a room of 12 x 12, whose right half was never entered; unwhitened it is no news."""
     side, rng = 12, np.random.default_rng(0)
     parts = Parts(num_envs=1, observation_shape=(side, side, 1), tokenizer=None, world_model=None, latent_width=1)  # type: ignore[arg-type]
     sizes = {"grid_height": side, "grid_width": side, "num_levels": 8}
