@@ -22,13 +22,15 @@ from learnmax_jax.models.heads import PredictionHead, TransitionHead
 from learnmax_jax.models.tokenizer import Tokenizer, TokenizerState
 from learnmax_jax.types import Array, Outcome, Params, Prediction
 
-CODE_INPUTS = ("learned", "quantised", "whitened", "both")
-ACTION_INPUTS = ("sum", "token")
-ACTION_EMBEDDINGS = ("atomic", "compositional")
-TOKEN_POSITIONS = ("learned", "rows_columns", "none")
-CODE_HEADS = ("whole", "patches")
-FEEDBACKS = ("expected", "argmax")
-DTYPES = ("float32", "bfloat16")
+SWITCHES = {
+    "code_input": ("learned", "quantised", "whitened", "both"),
+    "action_input": ("sum", "token"),
+    "action_embedding": ("atomic", "compositional"),
+    "token_position": ("learned", "rows_columns", "none"),
+    "code_head": ("whole", "patches"),
+    "feedback": ("expected", "argmax"),
+    "dtype": ("float32", "bfloat16"),
+}
 
 
 @struct.dataclass
@@ -188,31 +190,16 @@ def make_world_model(
     Raises:
       ValueError: sizes that do not fit or an unknown switch.
     """
-    if width % num_heads or (width // num_heads) % 2:
-        raise ValueError(
-            f"dynamics.num_heads={num_heads}: head_dim must be even. Allowed: even divisions of width={width}."
-        )
-    for field, value, allowed in (
-        ("code_input", code_input, CODE_INPUTS),
-        ("action_input", action_input, ACTION_INPUTS),
-        ("action_embedding", action_embedding, ACTION_EMBEDDINGS),
-        ("token_position", token_position, TOKEN_POSITIONS),
-        ("code_head", code_head, CODE_HEADS),
-        ("feedback", feedback, FEEDBACKS),
-        ("dtype", dtype, DTYPES),
-    ):
-        if value not in allowed:
-            raise ValueError(f"dynamics.{field}={value}: unknown. Allowed: {', '.join(allowed)}.")
-    if tokenizer.num_tokens == 1 and token_position != "learned":
-        raise ValueError(
-            f"dynamics.token_position={token_position}: a frame of one token has no places to tell apart. "
-            "Allowed: learned. Nearest: learned"
-        )
-    if code_head == "patches" and tokenizer.patches == (0, 0):
-        raise ValueError(
-            f"dynamics.code_head={code_head}: the codes of a frame's token stand for no patches. "
-            "Allowed: whole, or tokenizer.layout grid. Nearest: whole"
-        )
+    switches = {
+        "code_input": code_input,
+        "action_input": action_input,
+        "action_embedding": action_embedding,
+        "token_position": token_position,
+        "code_head": code_head,
+        "feedback": feedback,
+        "dtype": dtype,
+    }
+    _check(tokenizer, width, num_heads, switches)
     bits = None
     if action_embedding == "compositional":
         bits = joystick.action_bits(action_names)
@@ -270,6 +257,27 @@ def make_world_model(
         infer_chance=partial(apply, "infer_chance"),
         code_table=partial(apply, "code_table"),
     )
+
+
+def _check(tokenizer: Tokenizer, width: int, num_heads: int, switches: dict[str, str]) -> None:
+    """Raises a ValueError that names the field if `make_world_model` cannot be built of these."""
+    if width % num_heads or (width // num_heads) % 2:
+        raise ValueError(
+            f"dynamics.num_heads={num_heads}: head_dim must be even. Allowed: even divisions of width={width}."
+        )
+    for field, value in switches.items():
+        if value not in SWITCHES[field]:
+            raise ValueError(f"dynamics.{field}={value}: unknown. Allowed: {', '.join(SWITCHES[field])}.")
+    if tokenizer.num_tokens == 1 and switches["token_position"] != "learned":
+        raise ValueError(
+            f"dynamics.token_position={switches['token_position']}: a frame of one token has no places to tell apart. "
+            "Allowed: learned. Nearest: learned"
+        )
+    if switches["code_head"] == "patches" and tokenizer.patches == (0, 0):
+        raise ValueError(
+            f"dynamics.code_head={switches['code_head']}: the codes of a frame's token stand for no patches. "
+            "Allowed: whole, or tokenizer.layout grid. Nearest: whole"
+        )
 
 
 def _init(
