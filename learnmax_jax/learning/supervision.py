@@ -120,12 +120,11 @@ def supervise(
     beta, policy, found = rows.beta, rows.search_policy.astype(jnp.float32), None
     if num_reanalysed:
         plan_key, beta_key = jax.random.split(rng_key)
-        exploits = jax.random.bernoulli(jax.random.fold_in(beta_key, 0), exploit_share, (num_reanalysed,))
-        fresh = jnp.where(exploits, 0.0, jax.random.choice(beta_key, betas, (num_reanalysed,)))
-        again = _search_again(target_params, plan_key, context, latents, codes, fresh, plan, num_reanalysed)
+        fresh = _draw_betas(beta_key, betas, num_reanalysed, exploit_share)
+        again = _search_again(target_params, plan_key, context, latents, codes, fresh, plan)
         beta = beta.at[:num_reanalysed].set(fresh[:, None])
-        policy = policy.at[:num_reanalysed].set(again.search_policy.reshape(policy[:num_reanalysed].shape))
-        found = again.search_value[:, 0].reshape(num_reanalysed, length)
+        policy = policy.at[:num_reanalysed].set(again.search_policy)
+        found = again.search_value[..., 0]
 
     value, q, wanted = _evaluate(target_params, latents, beta, world_model, support)
     starts = _starts(
@@ -142,9 +141,7 @@ def supervise(
     over = jax.vmap(targets.after_termination)(rows.discount, rows.last)
     # Past an end that it crosses, the intrinsic return is unknown, as past a truncation.
     absorbed = jnp.stack([over, jnp.zeros_like(over) if intrinsic_crosses_end else over], axis=-1)
-    novelty_ahead = jnp.concatenate([novelty[:, 1:], novelty[:, :1]], axis=1)
-    rewards = jnp.stack([rows.reward / reward_scale, novelty_ahead], axis=-1)[:, :-1]
-    rewards = jnp.where(valid[:, :-1, None], rewards, 0.0)
+    rewards = _rewards(rows.reward / reward_scale, novelty, valid)
     discount = rows.discount[:, :-1]
     discounts = partial(targets.return_discounts, discount)
     extrinsic = discounts(gamma=extrinsic_discount, crosses_end=False)
@@ -220,6 +217,12 @@ def context_up_to(context: Context, row: Array) -> Context:
     return repeated.replace(length=row.reshape(-1) + 1)
 
 
+def _draw_betas(rng_key: Array, betas: Array, count: int, exploit_share: float) -> Array:
+    """The betas `[count]` of the sequences that are searched again: 0 with chance `exploit_share`, else one in play."""
+    exploits = jax.random.bernoulli(jax.random.fold_in(rng_key, 0), exploit_share, (count,))
+    return jnp.where(exploits, 0.0, jax.random.choice(rng_key, betas, (count,)))
+
+
 def _search_again(
     params: ModelParams,
     rng_key: Array,
@@ -228,14 +231,21 @@ def _search_again(
     codes: Array,
     beta: Array,
     plan: Callable[..., SearchOutput],
-    count: int,
 ) -> SearchOutput:
-    """Searches from every row of the first `count` sequences."""
-    length = latents.shape[1]
+    """Searches from every row of the first R sequences, at their `beta [R]`: leaves `[R, T, ...]`."""
+    count, length = beta.shape[0], latents.shape[1]
     every_row = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (count, length))
     roots = context_up_to(jax.tree.map(lambda x: x[:count], context), every_row)
     flat = jax.tree.map(lambda x: x[:count].reshape(-1, *x.shape[2:]), (latents, codes))
-    return plan(params, rng_key, roots, *flat, jnp.repeat(beta, length))
+    output = plan(params, rng_key, roots, *flat, jnp.repeat(beta, length))
+    return jax.tree.map(lambda x: x.reshape(count, length, *x.shape[1:]), output)
+
+
+def _rewards(score: Array, novelty: Array, valid: Array) -> Array:
+    """Of each step `[B, L, 2]`: its scaled score, and the novelty of what it led to; 0 where there is no step."""
+    ahead = jnp.concatenate([novelty[:, 1:], novelty[:, :1]], axis=1)
+    rewards = jnp.stack([score, ahead], axis=-1)[:, :-1]
+    return jnp.where(valid[:, :-1, None], rewards, 0.0)
 
 
 def _by_row(function: Callable[[Array], Array], x: Array) -> Array:
