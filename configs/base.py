@@ -154,6 +154,7 @@ def get_config() -> ConfigDict:
                 "every_env_steps": 262_144,
                 "num_episodes": 4,
                 "max_episode_steps": 2_000,  # agent steps; experiments.evaluate plays whole episodes
+                "noise": "search",
             },
             "checkpoint": {"every_env_steps": 131_072, "keep": 2},
             "report": {"every_env_steps": 8192},

@@ -82,7 +82,8 @@ def small(config: ConfigDict) -> ConfigDict:
     config.learner.learning_rate = 2e-3
     config.learner.warmup_updates = 20
     config.learner.target_decay = 0.95
-    config.evaluation.num_episodes = 1  # the worlds are deterministic, and evaluation is greedy
+    config.evaluation.noise = "none"
+    config.evaluation.num_episodes = 1  # these worlds are deterministic
     config.evaluation.every_env_steps = 512
     config.checkpoint.every_env_steps = 16_384
     config.report.every_env_steps = 2048

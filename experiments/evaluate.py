@@ -2,13 +2,13 @@
 
     python -m experiments.evaluate --workdir=runs/mine --num_episodes=10 --protocol=standard
 
-Play is greedy; `--nogreedy` keeps the Gumbel noise and the random actions of training.
+Actions are sampled as evaluation.noise of the run's config says, or as `--noise` does.
 The last line printed is one JSON object; `--out=docs/results/evaluations.jsonl` keeps it, with command, commit and
 versions. A film of one episode is written beside the run, or under the working directory where the run's folder cannot
 be written.
 """
 
-from learnmax_jax import config, lifecycle  # first: signals are blocked before other threads start
+from learnmax_jax import config, config_schema, lifecycle  # first: signals are blocked before other threads start
 
 # isort: split
 
@@ -25,7 +25,7 @@ PROTOCOL = flags.DEFINE_enum("protocol", "standard", ["standard", "deterministic
 MAX_EPISODE_STEPS = flags.DEFINE_integer(
     "max_episode_steps", 27_000, "Agent steps an episode.", lower_bound=1, upper_bound=27_000
 )
-GREEDY = flags.DEFINE_bool("greedy", True, "Without the Gumbel noise and the random actions of training.")
+NOISE = flags.DEFINE_enum("noise", None, config_schema.NOISES, "As in config.evaluation.noise, which is the default.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the emulators.", lower_bound=0, upper_bound=2**28 - 1)
 OUT = flags.DEFINE_string("out", None, "A file of such lines, one a command and checkpoint, to add this one to.")
 
@@ -44,19 +44,20 @@ def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:
     out = None if OUT.value is None else _out_file(OUT.value)
     workdir = pathlib.Path(WORKDIR.value)
     settings, params, rng_key, step = evaluation.restore(workdir)
+    noise = NOISE.value or settings.evaluation.noise
     evaluator = evaluation.Evaluator(
         settings,
         protocol=PROTOCOL.value,
         num_episodes=NUM_EPISODES.value,
         max_episode_steps=MAX_EPISODE_STEPS.value,
-        greedy=GREEDY.value,
+        noise=noise,
     )
     result = evaluator.play(
         params, jax.random.fold_in(rng_key, _EVALUATE + SEED.value), interrupted=lambda: stop.requested
     )
     if result is None:
         raise lifecycle.Preempted("evaluation given up; nothing was unsaved")
-    name = f"evaluate-{PROTOCOL.value}{'' if GREEDY.value else '-noise'}-step-{step:09d}.gif"
+    name = f"evaluate-{PROTOCOL.value}-noise-{noise}-step-{step:09d}.gif"
     print(f"film: {_write_film(result, [workdir / 'evaluation' / name, pathlib.Path('evaluation') / name])}")
     print(json.dumps(result.summary()), flush=True)
     if out is not None:

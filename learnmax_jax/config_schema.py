@@ -7,6 +7,8 @@ from typing import Any
 from learnmax_jax.config_fields import Field, choice, count, nearest, number, switch, text
 from learnmax_jax.lifecycle import BadInput
 
+NOISES = ("none", "search", "training")  # of an evaluation; see evaluation.Evaluator
+
 FIELDS: Mapping[str, Field] = {
     "name": text(),
     "seed": count(allowed="[0, 2147483647]"),
@@ -126,6 +128,7 @@ FIELDS: Mapping[str, Field] = {
     "evaluation.every_env_steps": count("agent steps"),
     "evaluation.num_episodes": count("episodes"),
     "evaluation.max_episode_steps": count("agent steps", "[1, 27000]"),
+    "evaluation.noise": choice(*NOISES),
     "checkpoint.every_env_steps": count("agent steps"),
     "checkpoint.keep": count("checkpoints"),
     "report.every_env_steps": count("agent steps"),
@@ -303,6 +306,7 @@ MAY_CHANGE_ON_RESUME = (
     "evaluation.every_env_steps",
     "evaluation.num_episodes",
     "evaluation.max_episode_steps",
+    "evaluation.noise",
     "checkpoint.every_env_steps",
     "checkpoint.keep",
     "report.every_env_steps",

@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes at beta 0, without exploration, and a film of one.
+"""Evaluation: whole episodes at beta 0, and a film of one.
 
 Uses the same `act` as training, over emulators of its own. Every environment plays exactly
 one episode, so that short episodes are not counted more often than long ones. The probe of
@@ -38,7 +38,7 @@ class Result:
       rooms: numbers of the rooms seen in any (empty where the game has no such probe).
       key_rate: share of episodes in which the key was held at some time; None without a probe.
       frames_per_step: emulator frames an agent step lasts.
-      protocol: as played.
+      protocol, noise: as played.
       film: `[T, H, W]` uint8, the first environment's episode.
     """
 
@@ -48,6 +48,7 @@ class Result:
     key_rate: float | None
     frames_per_step: int
     protocol: str
+    noise: str
     film: np.ndarray
 
     def summary(self) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class Result:
             "num_env_steps": sum(self.lengths),
             "num_frames": sum(self.lengths) * self.frames_per_step,
             "protocol": self.protocol,
+            "noise": self.noise,
         }
 
 
@@ -68,7 +70,7 @@ class Evaluator:
     """Emulators of its own, and an act that is compiled once however often it plays."""
 
     def __init__(
-        self, settings: config.Settings, *, protocol: str, num_episodes: int, max_episode_steps: int, greedy: bool
+        self, settings: config.Settings, *, protocol: str, num_episodes: int, max_episode_steps: int, noise: str
     ) -> None:
         """Builds the player; compiles nothing.
 
@@ -77,15 +79,19 @@ class Evaluator:
           protocol: "standard" or "deterministic".
           num_episodes: at least 1, each in an environment of its own.
           max_episode_steps: agent steps after which an episode is cut off.
-          greedy: without the Gumbel noise and the random actions that training plays with.
+          noise: "none" (greedy), "search" (actions are sampled, by the search's Gumbel noise) or "training" (random
+            actions, too).
         """
+        self.noise = noise
         section = config.thaw(settings)
         section.env.num_envs, section.env.protocol = num_episodes, protocol
         section.env.max_episode_steps = max_episode_steps
         # Not xla: its program would be compiled anew for each evaluation's pool.
         section.env.backend = "world" if settings.env.backend == "world" else "callback"
-        if greedy:
-            section.search.gumbel_scale, section.exploration.epsilon = 0.0, 0.0
+        if noise == "none":
+            section.search.gumbel_scale = 0.0
+        if noise != "training":
+            section.exploration.epsilon = 0.0
         section.exploration.num_exploit_envs = num_episodes
         section.actor.num_groups = 1  # any number of episodes divides by it
         self.player = agents.build_player(config.Settings(section))
@@ -137,6 +143,7 @@ class Evaluator:
             key_rate=float(held_key.mean()) if has_probe else None,
             frames_per_step=player.environments.frames_per_step,
             protocol=player.config.env.protocol,
+            noise=self.noise,
             film=pictures.drawable(np.concatenate(film[1 : FILM_FRAMES + 1]))[..., 0],
         )
 

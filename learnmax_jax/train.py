@@ -233,7 +233,7 @@ class Run:
             protocol=agent.config.env.protocol,
             num_episodes=section.num_episodes,
             max_episode_steps=section.max_episode_steps,
-            greedy=True,
+            noise=section.noise,
         )
         learner = agent.config.learner
         self.context_frames = min(agent.config.actor.window, learner.sequence_length + 1 - learner.unroll_steps)

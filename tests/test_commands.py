@@ -129,8 +129,8 @@ def test_f18_evaluation_reads_a_workdir_that_cannot_be_written(tiny_run: pathlib
     )
     assert ended.returncode == 0, ended.stderr
     film, summary = ended.stdout.splitlines()[-2:]
-    assert film == "film: evaluation/evaluate-standard-step-000000020.gif"
-    assert (tmp_path / "evaluation" / "evaluate-standard-step-000000020.gif").stat().st_size > 0
+    assert film == "film: evaluation/evaluate-standard-noise-search-step-000000020.gif"
+    assert (tmp_path / "evaluation" / "evaluate-standard-noise-search-step-000000020.gif").stat().st_size > 0
     assert json.loads(summary)["num_env_steps"] == 3 + 4  # the scripted world's first two episodes
     assert runs.files(tiny_run) == before
 
@@ -206,11 +206,11 @@ def test_evaluate_plays_films_keeps_and_ends_with_json(
         )
     )
     assert ended.code == 0, ended.errors
-    name = "evaluation/evaluate-deterministic-step-000000040.gif"
+    name = "evaluation/evaluate-deterministic-noise-search-step-000000040.gif"
     assert ended.output.splitlines()[-2] == f"film: {workdir / name}"
     summary = json.loads(ended.output.splitlines()[-1])
     assert sorted(summary) == sorted(
-        "mean_score median_score scores rooms_visited key_rate num_env_steps num_frames protocol".split()
+        "mean_score median_score scores rooms_visited key_rate num_env_steps num_frames protocol noise".split()
     )
     assert len(summary["scores"]) == 3 and summary["protocol"] == "deterministic"
     assert summary["rooms_visited"] == 1 and summary["key_rate"] == 0.0

@@ -27,7 +27,7 @@ def evaluator(num_episodes: int, max_episode_steps: int) -> evaluation.Evaluator
         protocol="deterministic",
         num_episodes=num_episodes,
         max_episode_steps=max_episode_steps,
-        greedy=True,
+        noise="none",
     )
 
 
@@ -112,6 +112,7 @@ def test_every_environment_plays_one_episode_and_no_step_beside_it(
         "num_env_steps": 6,
         "num_frames": 6,
         "protocol": "deterministic",
+        "noise": "none",
     }
 
 
@@ -128,13 +129,14 @@ def test_the_same_program_plays_again_and_the_key_decides_nothing_else(params: A
     assert len(results[0].film) == 3
 
 
-def test_it_plays_at_beta_0_over_emulators_of_its_own_with_noise_where_it_is_not_greedy(params: Any) -> None:
+def test_it_plays_at_beta_0_over_emulators_of_its_own_with_the_noise_that_is_asked_for(params: Any) -> None:
     settings = runs.tiny(("env.backend", "xla"), ("env.game", "Pong-v5"), ("exploration.epsilon", 0.5))
     limits = {"protocol": "deterministic", "num_episodes": 3, "max_episode_steps": 7}
-    for greedy, noise in ((True, (0.0, 0.0)), (False, (settings.search.gumbel_scale, 0.5))):
-        chosen = evaluation.Evaluator(settings, greedy=greedy, **limits).player.config
+    sampled = settings.search.gumbel_scale
+    for noise, expected in (("none", (0.0, 0.0)), ("search", (sampled, 0.0)), ("training", (sampled, 0.5))):
+        chosen = evaluation.Evaluator(settings, noise=noise, **limits).player.config
         assert (chosen.env.backend, chosen.env.protocol, chosen.env.num_envs) == ("callback", "deterministic", 3)
-        assert (chosen.search.gumbel_scale, chosen.exploration.epsilon) == noise
+        assert (chosen.search.gumbel_scale, chosen.exploration.epsilon) == expected
         assert (chosen.env.max_episode_steps, chosen.exploration.num_exploit_envs) == (7, 3)
     assert settings.search.gumbel_scale > 0
     world = evaluator(3, 7).player
@@ -149,7 +151,7 @@ def test_a_signal_ends_it_between_act_phases(params: Any) -> None:
 
 def result_of(num_frames: int) -> evaluation.Result:
     film = np.arange(num_frames, dtype=np.uint8)[:, None, None] * 20 + np.zeros((1, 84, 84), np.uint8)
-    return evaluation.Result([1.0], [num_frames], [], None, 4, "standard", film)
+    return evaluation.Result([1.0], [num_frames], [], None, 4, "standard", "none", film)
 
 
 def test_a_film_has_every_frame_at_twice_the_size(tmp_path: pathlib.Path) -> None:

@@ -66,7 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         frames = np.full((2, 8, 8, 1), step)
         pictures.draw_strip([frames] * 3, ["NOOP", "FIRE"]).save(workdir / "pictures" / f"step-{step:09d}.png")
         film = np.arange(5, dtype=np.uint8)[:, None, None] * np.full((1, 8, 8), step, np.uint8)
-        result = evaluation.Result([0.0], [5], [], None, 1, "standard", film)
+        result = evaluation.Result([0.0], [5], [], None, 1, "standard", "none", film)
         evaluation.write_film(result, workdir / "evaluation" / f"step-{step:09d}.gif")
     visited = positions.Positions()
     visited.visits.update(
