@@ -32,7 +32,7 @@ OUT = flags.DEFINE_string("out", None, "A file of such lines, one a command and 
 # Of every line of that file.
 _FIELDS = {"command", "trained_env_steps", "evaluation"}
 # Folded into the run's key with the seed, apart from what training folds in.
-_EVALUATE = 12 << 28
+_EVALUATE = 13 << 28
 
 
 def main(_: config.Settings, stop: lifecycle.StopWatcher) -> int:

@@ -116,7 +116,7 @@ def make(
             mask = batch.mask & still.settled.reshape(batch.mask.shape)
             known = moments.add(state.moments, cells, mask)
             (value, right), gradient = jax.value_and_grad(loss, has_aux=True)(
-                state.params, net, white(cells, known), batch.rows.action, mask & batch.rows.valid
+                state.params, net, white(cells, known), batch.rows.action, batch.rows.valid, mask
             )
             changes, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
             learned = state.replace(
@@ -167,18 +167,21 @@ def keys(params: Params, net: InverseNet, cells: Array, room: Array, *, num_bins
     return counts.hash_cells(jnp.concatenate([steps, room[:, None].astype(jnp.uint32)], axis=1))
 
 
-def loss(params: Params, net: InverseNet, cells: Array, action: Array, known: Array) -> tuple[Array, Array]:
+def loss(
+    params: Params, net: InverseNet, cells: Array, action: Array, valid: Array, known: Array
+) -> tuple[Array, Array]:
     """Cross-entropy of the actions between frames.
 
     Args:
       params: of the net. net: InverseNet.
       cells: `[B, L + 1, cells]`, of a batch's observations, whitened.
-      action: `[B, L + 1]` int32. known: `[B, L + 1]` bool, the row is a transition to learn from.
+      action: `[B, L + 1]` int32. valid: `[B, L + 1]` bool, the row is a transition.
+      known: `[B, L + 1]` bool, of the frames, two of which are learned from if both are.
     Returns:
       (scalar, share of the actions told right).
     """
     logits = net.apply({"params": params}, cells[:, :-1], cells[:, 1:])
-    action, known = action[:, :-1], known[:, :-1]
+    action, known = action[:, :-1], (valid & known)[:, :-1] & known[:, 1:]
     number = jnp.maximum(known.sum(), 1)
     error = optax.softmax_cross_entropy_with_integer_labels(logits, action)
     right = jnp.sum(known & (jnp.argmax(logits, axis=-1) == action)) / number

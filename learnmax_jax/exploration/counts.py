@@ -260,8 +260,15 @@ def bonus(state: CountState, keys: Array, first_visit: Array) -> Array:
 
 
 def rarity(state: CountState, keys: Array) -> Array:
-    """How eagerly the tokenizer takes a frame: 1 / sqrt(n) of its key `[..., 2]`."""
-    return jax.lax.rsqrt(jnp.maximum(counts(state, keys), 1).astype(jnp.float32))
+    """How eagerly the tokenizer takes a frame: 1 / sqrt(n) of its key `[..., 2]`.
+
+    What is not counted, for want of a key or of a slot, is as rare as the others are on average.
+    """
+    visits = counts(state, keys)
+    counted = visits > 0
+    weight = jax.lax.rsqrt(jnp.maximum(visits, 1).astype(jnp.float32))
+    typical = jnp.where(counted, weight, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+    return jnp.where(counted, weight, jnp.where(counted.any(), typical, 1.0))
 
 
 def metrics(state: CountState) -> Metrics:

@@ -124,6 +124,18 @@ def test_frozen_keys_are_counted_and_stay() -> None:
     np.testing.assert_allclose(bonus[:, 0], counts.counts(state.counts, key) ** -0.5, rtol=1e-6)
 
 
+def test_a_step_into_an_unsettled_room_teaches_nothing() -> None:
+    net = action_keys.InverseNet(width=4, num_features=2, num_actions=3)
+    rng = np.random.default_rng(4)
+    cells = jnp.asarray(rng.normal(size=(1, 4, 5)), jnp.float32)
+    params = net.init(jax.random.key(0), cells[0], cells[0])["params"]
+    action, valid = jnp.asarray([[0, 1, 2, 0]]), jnp.ones((1, 4), bool)
+    known = jnp.asarray([[True, True, False, True]])
+    expected, _ = action_keys.loss(params, net, cells[:, :2], action[:, :2], valid[:, :2], known[:, :2])
+    got, _ = action_keys.loss(params, net, cells, action, valid, known)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 def in_room(room: np.ndarray, place: np.ndarray) -> np.ndarray:
     """A player of one pixel, one level darker than the room `[H, W, 1]`, at `place [...]`: `[..., H, W, 1]`."""
     frames = np.broadcast_to(room, (*place.shape, *room.shape)).copy()

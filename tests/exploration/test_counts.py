@@ -159,6 +159,16 @@ def test_bonus_by_hand():
     assert counts.metrics(state)["num_keys"] == 2
 
 
+def test_what_has_no_count_is_as_rare_as_the_others_are_on_average():
+    state = counts.init(num_envs=4, table_size=16, episodic_table_size=16)
+    some = jnp.asarray([[1, 1], [1, 1], [1, 1], [1, 1]], jnp.uint32), jnp.asarray([[2, 2]] * 4, jnp.uint32)
+    state, _ = counts.observe(state, some[0], jnp.ones((4,), bool))  # [1, 1] four times
+    state, _ = counts.observe(state, some[1].at[1:].set(0), jnp.ones((4,), bool))  # [2, 2] once
+    keys = jnp.asarray([[1, 1], [2, 2], [0, 0], [3, 3]], jnp.uint32)
+    np.testing.assert_allclose(counts.rarity(state, keys), [0.5, 1.0, 0.75, 0.75])
+    np.testing.assert_allclose(counts.rarity(state, keys[2:]), [1.0, 1.0])  # nothing to compare with
+
+
 def test_observing_is_in_place_whatever_the_table_size():
     def temporary_bytes(table_size: int, in_scan: bool) -> int:
         state = counts.init(num_envs=64, table_size=table_size, episodic_table_size=1024)
