@@ -194,7 +194,7 @@ def test_f04_an_evaluation_is_given_up_for_a_signal(tmp_path: pathlib.Path, monk
         protocol="standard",
         num_episodes=2,
         max_episode_steps=settings.evaluation.max_episode_steps,
-        noise="none",
+        noise=settings.evaluation.noise,
     )
     act, phases = evaluator._act, []
 
