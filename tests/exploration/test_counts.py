@@ -161,9 +161,8 @@ def test_bonus_by_hand():
 
 def test_what_has_no_count_is_as_rare_as_the_others_are_on_average():
     state = counts.init(num_envs=4, table_size=16, episodic_table_size=16)
-    some = jnp.asarray([[1, 1], [1, 1], [1, 1], [1, 1]], jnp.uint32), jnp.asarray([[2, 2]] * 4, jnp.uint32)
-    state, _ = counts.observe(state, some[0], jnp.ones((4,), bool))  # [1, 1] four times
-    state, _ = counts.observe(state, some[1].at[1:].set(0), jnp.ones((4,), bool))  # [2, 2] once
+    for seen in ([[1, 1]] * 4, [[2, 2], [0, 0], [0, 0], [0, 0]]):  # [1, 1] four times, [2, 2] once
+        state, _ = counts.observe(state, jnp.asarray(seen, jnp.uint32), jnp.ones((4,), bool))
     keys = jnp.asarray([[1, 1], [2, 2], [0, 0], [3, 3]], jnp.uint32)
     np.testing.assert_allclose(counts.rarity(state, keys), [0.5, 1.0, 0.75, 0.75])
     np.testing.assert_allclose(counts.rarity(state, keys[2:]), [1.0, 1.0])  # nothing to compare with
