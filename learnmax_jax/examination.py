@@ -2,7 +2,8 @@
 
 Names of the figures: `recall` (share of frames whose decoded picture shows the player), `position_error`
 (pixels, of a linear probe of the codes for each room), `room_accuracy` (of another), `gap_closed_<k>` (share
-of the step from copying the last frame to reconstructing the next that k open-loop steps go, in foreground error).
+of the step from copying the last frame to reconstructing the next that k open-loop steps go, in foreground error;
+the likeliest codes decoded) and `gap_closed_mean_<k>` (the same of the picture of all that is held possible).
 """
 
 import dataclasses
@@ -270,8 +271,10 @@ class Examiner:
                 "copy": prediction.foreground_error(true[:, at], last, mask),
                 "reconstruction": prediction.foreground_error(true[:, at], self.decode(train, codes), mask),
             }
-            figures |= {f"error_{name}_{k}": value for name, value in errors.items()}
+            mean = prediction.foreground_error(true[:, at], rolled.mean_frames[:, at, ..., 0], mask)
+            figures |= {f"error_{name}_{k}": value for name, value in errors.items()} | {f"error_mean_{k}": mean}
             figures[f"gap_closed_{k}"] = prediction.gap_closed(**errors)
+            figures[f"gap_closed_mean_{k}"] = prediction.gap_closed(**(errors | {"model": mean}))
             figures[f"changed_accuracy_{k}"] = prediction.changed_accuracy(codes, predicted, rolled.last_codes)
             figures[f"accuracy_{k}"] = float((codes == predicted).mean())
             if probe is not None:

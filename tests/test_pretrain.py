@@ -103,7 +103,7 @@ def test_rows_tell_of_both_phases_and_of_the_examination(finished: pathlib.Path)
     assert 0 <= rows[1]["recall"] <= 1 and "gap_closed_1" not in rows[1]
     for name in ("recall", "position_error", "room_accuracy", "forced_nats", "exposure_ratio", "shuffled_action_ratio"):
         assert np.isfinite(rows[3][name]), name
-    assert {f"gap_closed_{k}" for k in (1, 2, 5, 10)} <= set(rows[3])
+    assert {f"gap_closed_{kind}{k}" for kind in ("", "mean_") for k in (1, 2, 5, 10)} <= set(rows[3])
     assert all(0 <= row["wait_share"] <= 1 for row in rows)
     assert [path.name for path in sorted((finished / "pictures").iterdir())] == [
         "update-000000006.png",

@@ -18,6 +18,7 @@ class Rollout:
       codes: `[B, K, N, G]` int32, of the frames that came.
       last_codes: `[B, N, G]` int32, of the last frame of the context.
       predicted: `[B, K, N, G]` int32, the likeliest codes, K steps open loop.
+      mean_frames: `[B, K, H, W, C]` in 0..255, of the mean over what is held possible there, not of the likeliest codes.
       nats: `[B, K]`, cross-entropy of `codes` under the open-loop prediction, mean over tokens and groups.
       forced_nats: `[B, K]`, the same where every frame before is the true one, all in one pass, as in training.
       rolling_nats: `[B, K]`, the same where true frames are appended one by one, as in acting; a difference from
@@ -30,6 +31,7 @@ class Rollout:
     codes: Array
     last_codes: Array
     predicted: Array
+    mean_frames: Array
     nats: Array
     forced_nats: Array
     rolling_nats: Array
@@ -80,10 +82,13 @@ def roll_out(
     _, rolling = jax.lax.scan(append, context, appended)
     rolling = jnp.concatenate([latents[:, context_frames - 1, None], jnp.moveaxis(rolling, 0, 1)], axis=1)
     _, imagined, outcome = world_model.unroll(params, context, node, rows.action[:, before], None)
+    chances = jax.nn.softmax(outcome.code_logits, axis=-1)
+    mean_frames = world_model.decode_mean(params, chances.reshape(-1, *chances.shape[2:]))
     return Rollout(
         codes=ahead,
         last_codes=codes[:, context_frames - 1],
         predicted=jnp.argmax(outcome.code_logits, axis=-1).astype(jnp.int32),
+        mean_frames=mean_frames.reshape(*chances.shape[:2], *mean_frames.shape[1:]),
         nats=nats(outcome.code_logits, ahead),
         forced_nats=told_from(latents[:, before]),
         rolling_nats=told_from(rolling),

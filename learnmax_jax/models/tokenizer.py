@@ -73,6 +73,8 @@ class Tokenizer:
       init: (rng_key, example frames) -> TokenizerState.
       tokenise: (state, frames) -> codes `[B, N, G]` int32, by the slow copy.
       decode: (state, codes `[B, N, G]`) -> `[B, H, W, C]` float32 in 0..255, by the slow copy.
+      decode_mean: (state, chances `[B, N, G, V]` of each code) -> `[B, H, W, C]` alike, of the codes' mean vectors; a
+        room is the likeliest.
       code_vectors: state -> `[G, V, D]` float32, of the slow copy.
       still: (Medians, frames) -> Still, what does not move in each of them.
       loss: (params, state, rng_key, frames) -> (loss, (aux, metrics)), by the online copy;
@@ -89,6 +91,7 @@ class Tokenizer:
     init: Callable[[Array, Array], TokenizerState]
     tokenise: Callable[[TokenizerState, Array], Array]
     decode: Callable[[TokenizerState, Array], Array]
+    decode_mean: Callable[[TokenizerState, Array], Array]
     code_vectors: Callable[[TokenizerState], Array]
     still: Callable[[Medians, Array], medians.Still]
     loss: Callable[[Params, TokenizerState, Array, Array], tuple[Array, tuple[Any, Metrics]]]
@@ -206,6 +209,7 @@ def make_tokenizer(
         init=partial(_init, parts, num_medians=num_medians),
         tokenise=partial(_tokenise, tokens=tokens, **shared),
         decode=partial(_decode, parts, places=places, names_room=names_room),
+        decode_mean=partial(_decode_mean, parts, places=places, names_room=names_room),
         code_vectors=partial(_code_vectors, parts, copies=places // tokens, names_room=names_room),
         still=partial(medians.still, threshold=motion_threshold),
         loss=partial(tokenizer_loss, motion_weight=motion_weight, **shared),
@@ -379,11 +383,26 @@ def _tokenise(
 
 def _decode(parts: autoencoder.Parts, state: TokenizerState, codes: Array, *, places: int, names_room: bool) -> Array:
     chex.assert_rank(codes, 3)
-    room = codes[:, 0, -1]
     seen = codes[..., :-1] if names_room else codes
     vectors = parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer)
     seen = look_up(vectors, seen.reshape(seen.shape[0], places, -1))
-    pixels = parts.reconstruct(state.slow_params, seen, _background(state.medians, room, names_room))
+    return _pixels(parts, state, seen, codes[:, 0, -1], names_room)
+
+
+def _decode_mean(
+    parts: autoencoder.Parts, state: TokenizerState, chances: Array, *, places: int, names_room: bool
+) -> Array:
+    chex.assert_rank(chances, 4)
+    seen = chances[..., :-1, :] if names_room else chances
+    vectors = parts.quantizer.code_vectors(state.slow_params["quantizer"], state.slow_quantizer)
+    seen = seen.reshape(seen.shape[0], places, -1, seen.shape[-1])
+    seen = jnp.einsum("bpgv,gvd->bpgd", seen, vectors)
+    return _pixels(parts, state, seen, jnp.argmax(chances[:, 0, -1], axis=-1), names_room)
+
+
+def _pixels(parts: autoencoder.Parts, state: TokenizerState, vectors: Array, room: Array, names_room: bool) -> Array:
+    """Pixels 0..255 of code vectors `[B, P, g, D]`, by the slow copy."""
+    pixels = parts.reconstruct(state.slow_params, vectors, _background(state.medians, room, names_room))
     return 255.0 * jnp.clip(pixels, 0.0, 1.0)
 
 

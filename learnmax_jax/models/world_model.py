@@ -101,6 +101,7 @@ class WorldModel:
       init: (rng_key, observation `[B, H, W, C]`, tokenizer state) -> ModelParams.
       tokenise: (params, observation `[B, H, W, C]` uint8) -> codes `[B, N, G]`.
       decode: (params, codes `[B, N, G]`) -> `[B, H, W, C]` float in 0..255.
+      decode_mean: (params, chances `[B, N, G, V]` of each code) -> `[B, H, W, C]`, the picture of their mean.
       context: (params, codes `[B, T, N, G]`, action `[B, T]`, first `[B, T]`, *, capacity) -> (Context, latents
         `[B, T, N, D]`); action[t] is the one that led to frame t, `num_actions` where there was none.
       extend: (params, Context, codes `[B, N, G]`, action `[B]`, first `[B]`) -> (Context, latent `[B, N, D]`).
@@ -122,6 +123,7 @@ class WorldModel:
     init: Callable
     tokenise: Callable
     decode: Callable
+    decode_mean: Callable
     context: Callable
     extend: Callable
     root: Callable
@@ -244,6 +246,7 @@ def make_world_model(
         init=partial(_init, network, tokenizer),
         tokenise=lambda params, observation: tokenizer.tokenise(params.tokenizer, observation),
         decode=lambda params, codes: tokenizer.decode(params.tokenizer, codes),
+        decode_mean=lambda params, chances: tokenizer.decode_mean(params.tokenizer, chances),
         context=partial(apply, "context"),
         extend=partial(apply, "extend"),
         root=partial(_root, tokenizer.num_codes, slots, num_layers, num_heads),

@@ -45,6 +45,9 @@ def test_s4_8_forced_rolling_and_open_loop_nats_against_a_pass_for_each_frame() 
         np.testing.assert_allclose(rolled.forced_nats[:, k], expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(rolled.rolling_nats[:, k], expected, rtol=1e-5, atol=1e-5)
         if k == 0:
+            # Codes are the frame's integers, so that the mean frame is their mean.
+            mean = jax.nn.softmax(outcome.code_logits) @ jnp.arange(CODES, dtype=jnp.float32)
+            np.testing.assert_allclose(rolled.mean_frames[:, 0, 0, 0], mean[:, 0], rtol=1e-4)
             np.testing.assert_allclose(rolled.nats[:, 0], expected, rtol=1e-5, atol=1e-5)
         else:
             assert np.abs(rolled.nats[:, k] - expected).min() > 1e-4

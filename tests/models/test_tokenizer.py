@@ -45,7 +45,7 @@ BASE = {
 def make(**changes: object) -> Tokenizer:
     """The tokenizer with every function compiled: op by op they are slow."""
     tokenizer = make_tokenizer(**(BASE | changes))
-    names = ("init", "tokenise", "decode", "code_vectors", "loss", "update")
+    names = ("init", "tokenise", "decode", "decode_mean", "code_vectors", "loss", "update")
     return dataclasses.replace(tokenizer, **{name: jax.jit(getattr(tokenizer, name)) for name in names})
 
 
@@ -117,6 +117,8 @@ def test_shapes_and_types_of_every_layout_and_quantizer(changes: dict, tokens: i
     pictures = tokenizer.decode(state, codes)
     chex.assert_shape(pictures, frames.shape)
     assert float(pictures.min()) >= 0.0 and float(pictures.max()) <= 255.0
+    certain = jax.nn.one_hot(codes, tokenizer.num_codes)
+    np.testing.assert_allclose(tokenizer.decode_mean(state, certain), pictures, atol=1e-2)
     chex.assert_shape(tokenizer.code_vectors(state), (tokenizer.num_groups, tokenizer.num_codes, tokenizer.code_dim))
     chex.assert_tree_all_finite((state, metrics))
     chex.assert_rank(list(metrics.values()), 0)
@@ -341,6 +343,13 @@ def test_the_background_is_named_by_a_code_and_comes_back_with_it(layout: str, g
     inside = (np.minimum(before, after) > 1) & (np.maximum(before, after) < 254)  # not cut off at black or white
     assert inside.mean() > 0.2
     np.testing.assert_allclose((after - before)[inside], (other - one)[inside], atol=0.01)
+    # The mean of what may be there is of the likelier room.
+    chances = 0.7 * jax.nn.one_hot(codes[:2], 16) + 0.3 * jax.nn.one_hot(codes[1::-1], 16)
+    vectors = jnp.einsum("bgv,gvd->bgd", chances[:, 0, :-1], tokenizer.code_vectors(state)[:-1])
+    network = autoencoder.Decoder(layout, (12, 12, 1), 4, width=16, num_blocks=1, token_hidden=8, channel_hidden=16)
+    drawn = network.apply(state.slow_params["decoder"], vectors.reshape(2, 9 if layout == "grid" else 1, -1))
+    expected = jnp.clip(255.0 * drawn + jnp.stack([one, other]), 0.0, 255.0)
+    np.testing.assert_allclose(tokenizer.decode_mean(state, chances), expected, atol=1e-2)
     # A decoder that has learned nothing adds nothing.
     untaught = tokenizer.init(jax.random.key(0), frames).replace(medians=state.medians)
     np.testing.assert_allclose(tokenizer.decode(untaught, jnp.asarray(codes))[:2], np.stack([one, other]), atol=0.01)

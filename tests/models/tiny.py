@@ -29,6 +29,7 @@ def make_tokenizer(num_tokens: int, num_groups: int, num_codes: int) -> types.Si
         code_vectors=lambda state: state,
         tokenise=lambda state, frames: frames[:, :num_tokens, :num_groups, 0].astype(jnp.int32) % num_codes,
         decode=lambda state, codes: codes[..., None].astype(jnp.float32),
+        decode_mean=lambda state, chances: chances @ jnp.arange(num_codes, dtype=jnp.float32)[:, None],
     )
 
 
