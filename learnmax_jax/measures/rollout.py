@@ -18,7 +18,7 @@ class Rollout:
       codes: `[B, K, N, G]` int32, of the frames that came.
       last_codes: `[B, N, G]` int32, of the last frame of the context.
       predicted: `[B, K, N, G]` int32, the likeliest codes, K steps open loop.
-      mean_frames: `[B, K, H, W, C]` in 0..255, of the mean over what is held possible there, not of the likeliest codes.
+      mean_frames: `[B, K, H, W, C]` in 0..255, the picture of all that is held possible: of the codes' mean vectors.
       nats: `[B, K]`, cross-entropy of `codes` under the open-loop prediction, mean over tokens and groups.
       forced_nats: `[B, K]`, the same where every frame before is the true one, all in one pass, as in training.
       rolling_nats: `[B, K]`, the same where true frames are appended one by one, as in acting; a difference from
