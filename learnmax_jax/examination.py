@@ -3,7 +3,10 @@
 Names of the figures: `recall` (share of frames whose decoded picture shows the player), `position_error`
 (pixels, of a linear probe of the codes for each room), `room_accuracy` (of another), `gap_closed_<k>` (share
 of the step from copying the last frame to reconstructing the next that k open-loop steps go, in foreground error;
-the likeliest codes decoded) and `gap_closed_mean_<k>` (the same of the picture of all that is held possible).
+the likeliest codes decoded), `gap_closed_mean_<k>` (the same of the picture of all that is held possible),
+`frames_right_<k>` (share of frames all of whose codes are), `wrong_action_ratio` (loss with another action asked about,
+over the loss with the one that was taken; frames that change) and `held_out_codes_used` (of a codebook; the room's
+is not counted).
 """
 
 import dataclasses
@@ -20,8 +23,8 @@ import numpy as np
 from learnmax_jax import pictures, recording
 from learnmax_jax.agent import Agent
 from learnmax_jax.learning.learner import TrainState
-from learnmax_jax.measures import latent_space, linear_probe, player, prediction
-from learnmax_jax.measures.rollout import roll_out
+from learnmax_jax.measures import code_use, latent_space, linear_probe, player, prediction
+from learnmax_jax.measures.rollout import forced_nats, roll_out
 from learnmax_jax.models.code_tables import scale_and_rank
 from learnmax_jax.replay import dataset
 from learnmax_jax.replay.dataset import Dataset
@@ -93,14 +96,13 @@ class Examiner:
         self.endings = dataset.gather(recorded, *ends, ends[1], sequence_length=self.context_frames)
         self._tokenise = jax.jit(lambda params, x: agent.world_model.tokenise(params, x))
         self._decode = jax.jit(lambda params, codes: agent.world_model.decode(params, codes))
-        self._roll_out = jax.jit(
-            partial(
-                roll_out,
-                world_model=agent.world_model,
-                context_frames=self.context_frames,
-                unroll_steps=max(HORIZONS),
-            )
-        )
+        ahead: dict[str, Any] = {
+            "world_model": agent.world_model,
+            "context_frames": self.context_frames,
+            "unroll_steps": max(HORIZONS),
+        }
+        self._roll_out = jax.jit(partial(roll_out, **ahead))
+        self._forced_nats = jax.jit(partial(forced_nats, **ahead))
         # Compiled once each: an examination may come every few updates.
         self._look = {
             window: jax.jit(partial(roll_out, world_model=agent.world_model, context_frames=window, unroll_steps=1))
@@ -161,16 +163,16 @@ class Examiner:
         true = self.test.pixels[..., 0].astype(np.float32)
         medians = self.medians(self.test)
         mask = prediction.foreground(true, true, medians, threshold=self.threshold)
-        counts = np.stack([np.bincount(group.ravel(), minlength=self.num_codes) for group in np.moveaxis(codes, 2, 0)])
-        shares = counts / counts.sum(axis=1, keepdims=True)
-        entropy = -np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-12)), 0.0).sum(axis=1)
+        names_room = self.agent.config.tokenizer.background != "none"
+        by_codebook = code_use.by_codebook(codes, patches=self.agent.tokenizer.patches, names_room=names_room)
+        used, perplexity = code_use.code_use(by_codebook, self.num_codes)
         figures: dict[str, Any] = {
             "encode_frames_per_second": speed,
             "bits_a_frame": codes[0].size * math.log2(self.num_codes),
             "test_pixel_error": float(np.sqrt(((true - decoded) ** 2).mean())),
             "test_foreground_error": prediction.foreground_error(true, decoded, mask),
-            "test_codes_used": float((counts > 0).sum(axis=1).mean()),
-            "test_perplexity": float(np.exp(entropy).mean()),
+            "held_out_codes_used": used,
+            "held_out_perplexity": perplexity,
         }
         if (self.test.room < 0).any():
             return figures, None
@@ -231,22 +233,20 @@ class Examiner:
 
         true, medians = by_window(self.ahead.pixels[..., 0].astype(np.float32)), by_window(self.medians(self.ahead))
         places, rooms = by_window(_places(self.ahead)), by_window(self.ahead.room)
-        spread = np.argsort(np.random.default_rng(0).random(count))
-        actions = self.windows.rows.action[spread]
-        shuffled_windows = self.windows.replace(rows=self.windows.rows.replace(action=actions))
-        shuffled = np.concatenate(
-            [self._roll_out(train.model, part).forced_nats for part in _batches(shuffled_windows)]
-        )
+        taken = self._taken()
+        asked = taken[np.random.default_rng(0).permutation(count)]
+        parts = zip(_batches(self.windows), _filled(asked).reshape(-1, _CHUNK, steps), strict=True)
+        wrong_nats = np.concatenate([self._forced_nats(train.model, *part) for part in parts])[:count]
         moved = rolled.codes != np.concatenate([rolled.last_codes[:, None], rolled.codes[:, :-1]], axis=1)
-        moved = moved.any(axis=(-2, -1))
+        telling = moved.any(axis=(-2, -1)) & (asked != taken)
         imagined, seen = (x[:, 0].mean(axis=1) for x in (rolled.latents, rolled.forced_latents))
         scale, rank = scale_and_rank(self.agent.world_model.code_table(train.model))
         figures: dict[str, Any] = {
             "code_input_scale": float(scale.mean()),
             "code_input_rank": float(rank.mean()),
-            "shuffled_action_ratio": float(
-                shuffled[:count][moved].mean() / max(rolled.forced_nats[moved].mean(), 1e-9)
-            ),
+            "wrong_action_ratio": float(wrong_nats[telling].mean() / max(rolled.forced_nats[telling].mean(), 1e-9))
+            if telling.any()
+            else None,
             "latent_separability": float(latent_space.separability(jax.random.key(0), seen, imagined, ridge=1e-3)),
             "latent_spread": float(seen.std(axis=0).mean()),  # 0 where a consistency loss made all latents one
             "latent_cka": float(latent_space.linear_cka(seen, imagined)),
@@ -256,7 +256,7 @@ class Examiner:
             "rolling_over_forced": float(rolled.rolling_nats.mean() / max(rolled.forced_nats.mean(), 1e-9)),
             "exposure_ratio": float(rolled.nats.mean() / max(rolled.rolling_nats.mean(), 1e-9)),
         }
-        held_out = np.isin(self._taken(), self.agent.config.pretrain.held_out_actions)
+        held_out = np.isin(taken, self.agent.config.pretrain.held_out_actions)
         if held_out.any():
             figures["held_out_action_nats"] = float(rolled.forced_nats[held_out].mean())
         for window in self._look:
@@ -277,6 +277,7 @@ class Examiner:
             figures[f"gap_closed_mean_{k}"] = prediction.gap_closed(**(errors | {"model": mean}))
             figures[f"changed_accuracy_{k}"] = prediction.changed_accuracy(codes, predicted, rolled.last_codes)
             figures[f"accuracy_{k}"] = float((codes == predicted).mean())
+            figures[f"frames_right_{k}"] = float((codes == predicted).all(axis=(-2, -1)).mean())
             if probe is not None:
                 figures[f"predicted_position_error_{k}"] = float(
                     linear_probe.distance(probe(predicted, rooms[:, at]), places[:, at]).mean()
@@ -345,6 +346,10 @@ def _chunks(x: np.ndarray) -> list[np.ndarray]:
 
 def _batches(windows: Batch) -> list[Batch]:
     """Windows in batches of one size; the last one is filled with the first window."""
-    count = windows.mask.shape[0]
-    index = np.concatenate([np.arange(count), np.zeros(-count % _CHUNK, int)]).reshape(-1, _CHUNK)
+    index = _filled(np.arange(windows.mask.shape[0])).reshape(-1, _CHUNK)
     return [jax.tree.map(lambda x, rows=rows: x[rows], windows) for rows in index]
+
+
+def _filled(x: np.ndarray) -> np.ndarray:
+    """Repeats the first row behind the last until _CHUNK divides their number."""
+    return np.concatenate([x, np.repeat(x[:1], -len(x) % _CHUNK, axis=0)])

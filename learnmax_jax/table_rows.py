@@ -107,10 +107,13 @@ _PREDICTION_COLUMNS = {
     "k=2": "gap_closed_2",
     "k=5": "gap_closed_5",
     "k=10": "gap_closed_10",
+    "by the mean picture k=1": "gap_closed_mean_1",
+    "mean, k=5": "gap_closed_mean_5",
+    "mean, k=10": "gap_closed_mean_10",
     "changed codes right k=1": "changed_accuracy_1",
     "position error k=1, pixels": "predicted_position_error_1",
     "k=10, pixels": "predicted_position_error_10",
-    "shuffled actions / true": "shuffled_action_ratio",
+    "wrong action / true": "wrong_action_ratio",
 }
 _ROUTE, _JUMPY = "route-deterministic", "jumpy-standard"
 _TOKENIZER_ONLY = {
@@ -177,8 +180,8 @@ TABLES: dict[str, Table] = {
         },
         columns={
             "bits a frame": "bits_a_frame",
-            "codes used": "test_codes_used",
-            "perplexity": "test_perplexity",
+            "codes used of a codebook": "held_out_codes_used",
+            "perplexity": "held_out_perplexity",
             "pixel error, grey levels": "test_pixel_error",
             "foreground error": "test_foreground_error",
             "player recall": "recall",
@@ -291,6 +294,6 @@ TABLES: dict[str, Table] = {
             for size, model_updates in _TABLE_SIZES.items()
             for width in (32, 64, 128)
         },
-        columns={"updates to 99%": "updates_to_99", "accuracy at the end": "accuracy_1"},
+        columns={"updates to 99%": "updates_to_99", "share right at the end": "frames_right_1"},
     ),
 }

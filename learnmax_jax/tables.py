@@ -164,7 +164,7 @@ def write_page(out: pathlib.Path) -> None:
 def _figures(folder: pathlib.Path, settings: config.Settings) -> dict[str, Any]:
     """The last examination's figures, and what follows from the settings."""
     history = metrics.read_rows(folder / "metrics.jsonl")
-    right = [row["num_updates"] for row in history if row.get("accuracy_1", 0.0) >= 0.99]
+    right = [row["num_updates"] for row in history if row.get("frames_right_1", 0.0) >= 0.99]
     speeds = [row["updates_per_second"] for row in history if row["num_updates"] <= settings.pretrain.tokenizer_updates]
     return history[-1] | {
         "updates_to_99": min(right, default=None),
@@ -173,12 +173,12 @@ def _figures(folder: pathlib.Path, settings: config.Settings) -> dict[str, Any]:
 
 
 def _cell(values: Sequence[float | None]) -> str:
-    """Mean, and the range where there is more than one value."""
+    """Mean, and the range where the values are told apart by three digits."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    mean = sum(known) / len(known)
-    return f"{mean:.3g}" if len(known) < 2 else f"{mean:.3g} ({min(known):.3g} to {max(known):.3g})"
+    mean, least, most = (f"{value:.3g}" for value in (sum(known) / len(known), min(known), max(known)))
+    return mean if least == most else f"{mean} ({least} to {most})"
 
 
 def _slug(row: str) -> str:

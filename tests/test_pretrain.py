@@ -101,7 +101,7 @@ def test_rows_tell_of_both_phases_and_of_the_examination(finished: pathlib.Path)
     assert "tokenizer_loss" in rows[0] and "loss" not in rows[0]
     assert "loss" in rows[2] and "tokenizer_loss" not in rows[2]
     assert 0 <= rows[1]["recall"] <= 1 and "gap_closed_1" not in rows[1]
-    for name in ("recall", "position_error", "room_accuracy", "forced_nats", "exposure_ratio", "shuffled_action_ratio"):
+    for name in ("recall", "position_error", "room_accuracy", "forced_nats", "exposure_ratio", "wrong_action_ratio"):
         assert np.isfinite(rows[3][name]), name
     assert {f"gap_closed_{kind}{k}" for kind in ("", "mean_") for k in (1, 2, 5, 10)} <= set(rows[3])
     assert all(0 <= row["wait_share"] <= 1 for row in rows)

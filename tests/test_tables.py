@@ -52,6 +52,7 @@ def test_a_table_holds_means_ranges_and_its_command(tmp_path: pathlib.Path) -> N
     assert "`python -m experiments.tables --table=tokenizers --set=x=1`" in page
     row = next(text for text in page.splitlines() if text.startswith(f"| {first} |"))
     assert row.split(" | ")[1] == "2" and "0.3 (0.2 to 0.4)" in row
+    assert " 2 |" in row and "(2 to 2)" not in row
     other = next(text for text in page.splitlines() if text.startswith(f"| {second} |"))
     assert other.split(" | ")[1] == "1" and " - |" in other and " 2 |" in other
 
@@ -59,7 +60,7 @@ def test_a_table_holds_means_ranges_and_its_command(tmp_path: pathlib.Path) -> N
 def test_updates_to_99_are_drawn_by_size_and_width(tmp_path: pathlib.Path) -> None:
     rows = [row for row in tables.TABLES["tables"].rows if "width 32" in row or "width 64" in row]
     for number, row in enumerate(rows):
-        figures = {"updates_to_99": 100 * (number + 1) if number else None, "accuracy_1": 1.0}
+        figures = {"updates_to_99": 100 * (number + 1) if number else None, "frames_right_1": 1.0}
         results.put(tmp_path / "results" / "tables.jsonl", line(row, 0, None) | {"figures": figures}, known_by=("row",))
     figure = table_plots.draw_updates_to_99(results.read(tmp_path / "results" / "tables.jsonl"))
     drawn = {x.get_label(): x.get_xydata().tolist() for x in figure.axes[0].lines if x.get_label().startswith("width")}

@@ -1,5 +1,7 @@
 """The model rolled open loop through actions that were taken, beside what came and what it says one step ahead."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,7 +9,7 @@ from flax import struct
 
 from learnmax_jax.models.dynamics import Context
 from learnmax_jax.models.world_model import ModelParams, WorldModel
-from learnmax_jax.types import Array, Batch
+from learnmax_jax.types import Array, Batch, Transition
 
 
 @struct.dataclass
@@ -54,24 +56,11 @@ def roll_out(
       unroll_steps: K.
     """
     length = context_frames + unroll_steps
-    rows = jax.tree.map(lambda x: x[:, :length], batch.rows)
-    shape = rows.observation.shape
-    codes = world_model.tokenise(params, rows.observation.reshape(-1, *shape[2:]))
-    codes = codes.reshape(*shape[:2], *codes.shape[1:])
-    unknown = jnp.full_like(rows.action[:, :1], world_model.num_actions)
-    led_here = jnp.concatenate([unknown, rows.action[:, :-1]], axis=1)
-    led_here = jnp.where(rows.first, world_model.num_actions, led_here)
+    rows, codes, led_here = _window(params, batch, world_model, length)
     # What lies ahead is masked by causality: one pass serves the forced prediction and every context.
     context, latents = world_model.context(params, codes, led_here, rows.first, capacity=length)
     ahead, before = codes[:, context_frames:], slice(context_frames - 1, length - 1)
-
-    def told_from(latents: Array) -> Array:
-        """Nats of the next codes, from the latents `[B, K, N, D]` of the frames before them."""
-        flat = latents.reshape(-1, *latents.shape[2:])
-        root = world_model.root(flat, codes[:, before].reshape(-1, *codes.shape[2:]), max_depth=0)
-        logits = world_model.outcome(params, root, rows.action[:, before].reshape(-1), None).code_logits
-        return nats(logits.reshape(*ahead.shape, -1), ahead)
-
+    told_from = partial(_told_from, world_model, params, codes[:, before], rows.action[:, before], ahead)
     node = world_model.root(latents[:, context_frames - 1], codes[:, context_frames - 1], max_depth=unroll_steps)
     context = context.replace(length=jnp.full_like(context.length, context_frames))
 
@@ -96,6 +85,49 @@ def roll_out(
         latents=imagined,
         forced_latents=latents[:, context_frames:],
     )
+
+
+def forced_nats(
+    params: ModelParams,
+    batch: Batch,
+    actions: Array,
+    *,
+    world_model: WorldModel,
+    context_frames: int,
+    unroll_steps: int,
+) -> Array:
+    """`Rollout.forced_nats` with other actions asked about, `[B, K]`; all that led to each frame stays as it was.
+
+    Args:
+      params, batch, world_model, context_frames, unroll_steps: as of `roll_out`.
+      actions: `[B, K]` int32, in place of those that were taken at the K frames.
+    """
+    length = context_frames + unroll_steps
+    rows, codes, led_here = _window(params, batch, world_model, length)
+    _, latents = world_model.context(params, codes, led_here, rows.first, capacity=length)
+    before = slice(context_frames - 1, length - 1)
+    return _told_from(world_model, params, codes[:, before], actions, codes[:, context_frames:], latents[:, before])
+
+
+def _window(params: ModelParams, batch: Batch, world_model: WorldModel, length: int) -> tuple[Transition, Array, Array]:
+    """A batch's first rows `[B, length, ...]`, their codes `[B, length, N, G]`, and the actions that led to each."""
+    rows = jax.tree.map(lambda x: x[:, :length], batch.rows)
+    shape = rows.observation.shape
+    codes = world_model.tokenise(params, rows.observation.reshape(-1, *shape[2:]))
+    unknown = jnp.full_like(rows.action[:, :1], world_model.num_actions)
+    led_here = jnp.concatenate([unknown, rows.action[:, :-1]], axis=1)
+    led_here = jnp.where(rows.first, world_model.num_actions, led_here)
+    return rows, codes.reshape(*shape[:2], *codes.shape[1:]), led_here
+
+
+def _told_from(
+    world_model: WorldModel, params: ModelParams, codes: Array, actions: Array, ahead: Array, latents: Array
+) -> Array:
+    """Nats `[B, K]` of the next codes `ahead`, from the latents `[B, K, N, D]` and codes of the frames before them."""
+    flat = latents.reshape(-1, *latents.shape[2:])
+    root = world_model.root(flat, codes.reshape(-1, *codes.shape[2:]), max_depth=0)
+    logits = world_model.outcome(params, root, actions.reshape(-1), None).code_logits
+    return nats(logits.reshape(*ahead.shape, -1), ahead)
 
 
 def nats(logits: Array, codes: Array) -> Array:

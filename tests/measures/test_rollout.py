@@ -1,6 +1,7 @@
 """The roll-out's three ways to tell the next frame, against one pass for each frame."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,11 @@ def test_s4_8_forced_rolling_and_open_loop_nats_against_a_pass_for_each_frame() 
     noise = jax.random.split(jax.random.key(2), len(jax.tree.leaves(params.network)))
     leaves = [x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(jax.tree.leaves(params.network), noise)]
     params = params.replace(network=jax.tree.unflatten(jax.tree.structure(params.network), leaves))
-    rolled = jax.jit(partial(rollout.roll_out, world_model=MODEL, context_frames=CONTEXT, unroll_steps=STEPS))(
-        params, batch
-    )
+    ahead: dict[str, Any] = {"world_model": MODEL, "context_frames": CONTEXT, "unroll_steps": STEPS}
+    rolled = jax.jit(partial(rollout.roll_out, **ahead))(params, batch)
+    other = (action[:, CONTEXT - 1 : CONTEXT - 1 + STEPS] + 1) % ACTIONS
+    with_others = jax.jit(partial(rollout.forced_nats, **ahead))(params, batch, other)
+    assert np.abs(with_others - rolled.forced_nats).min() > 1e-4
 
     codes = jnp.asarray(observation[:, :, 0], jnp.int32)
     led_here = jnp.concatenate([jnp.full((BATCH, 1), ACTIONS), action[:, :-1]], axis=1)
@@ -44,6 +47,8 @@ def test_s4_8_forced_rolling_and_open_loop_nats_against_a_pass_for_each_frame() 
         expected = rollout.nats(outcome.code_logits, codes[:, seen])
         np.testing.assert_allclose(rolled.forced_nats[:, k], expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(rolled.rolling_nats[:, k], expected, rtol=1e-5, atol=1e-5)
+        told = rollout.nats(MODEL.outcome(params, node, other[:, k], None).code_logits, codes[:, seen])
+        np.testing.assert_allclose(with_others[:, k], told, rtol=1e-5, atol=1e-5)
         if k == 0:
             # Codes are the frame's integers, so that the mean frame is their mean.
             mean = jax.nn.softmax(outcome.code_logits) @ jnp.arange(CODES, dtype=jnp.float32)
