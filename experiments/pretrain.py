@@ -2,8 +2,8 @@
 
     python -m experiments.pretrain --config=configs/pretrain.py --data=data/route --workdir=runs/pretrained
 
-The same command goes on where it was stopped; `experiments.zuma --config.init_from=runs/pretrained` starts from
-the result.
+The same command goes on where it was stopped; `experiments.zuma --config.init.workdir=runs/pretrained
+--config.init.parts=all` starts from the result.
 """
 
 from learnmax_jax import config, lifecycle  # first: signals are blocked before other threads start

@@ -24,7 +24,7 @@ FALSE_ALARM_RATE = 0.01
 
 
 def run(settings: config.Settings, *, data: pathlib.Path, num_updates: int, num_frames: int) -> dict[str, Any]:
-    """Learns from frames with the key, then measures on held-out episodes.
+    """Learns from frames with the key, then measures on held-out episodes' frames that training has not, to the pixel.
 
     Args:
       settings: with tokenizer.quantizer=growing and a section `pretrain`.
@@ -32,8 +32,8 @@ def run(settings: config.Settings, *, data: pathlib.Path, num_updates: int, num_
       num_updates: of the tokenizer, on frames with the key; a tenth as many follow on frames without it.
       num_frames: that something strange has to last.
     Returns:
-      Figures: recall and false alarms of the detection, codes before and after, `changed_share` of old assignments,
-      `own_code_share` of the frames without the key.
+      Figures: recall and false alarms of the detection, and of how many frames each is; codes before and after,
+      `changed_share` of old assignments, `own_code_share` of the frames without the key.
     """
     if settings.tokenizer.quantizer != "growing":
         raise lifecycle.BadInput(f"tokenizer.quantizer={settings.tokenizer.quantizer}: grows not. Allowed: growing.")
@@ -47,6 +47,7 @@ def run(settings: config.Settings, *, data: pathlib.Path, num_updates: int, num_
     with_key = (room == FIRST_ROOM) & ~taken
     without_key = (room == FIRST_ROOM) & taken
     flat = examination.all_frames(recorded)
+    unseen = never_trained_on(recorded)
     training = flat[np.flatnonzero(with_key & ~recorded.is_test)]
     tokenizer = agent.tokenizer
     state = _learn(
@@ -63,15 +64,15 @@ def run(settings: config.Settings, *, data: pathlib.Path, num_updates: int, num_
         for rows in _stretches(mask & recorded.is_test, recorded, num_frames):
             patches = novelty_detection.cut_patches(flat[rows], patch_size)
             away = novelty_detection.distances(patches, pictures, seen)
-            found.append(novelty_detection.scores(away[None], num_frames=num_frames)[0])
+            scores = novelty_detection.scores(away[None], num_frames=num_frames)[0]
+            found.append(scores[unseen.ravel()[rows[num_frames - 1 :]]])
         return np.concatenate(found)
 
-    detection = novelty_detection.detect(
-        strangeness(with_key), strangeness(without_key), false_alarm_rate=FALSE_ALARM_RATE
-    )
+    usual, strange = strangeness(with_key), strangeness(without_key)
+    detection = novelty_detection.detect(usual, strange, false_alarm_rate=FALSE_ALARM_RATE)
     gone = flat[np.flatnonzero(without_key & ~recorded.is_test)]
     grown = _learn(tokenizer, state, gone, max(num_updates // 10, 1))
-    known, new = (flat[np.flatnonzero(mask & recorded.is_test)] for mask in (with_key, without_key))
+    known, new = (flat[np.flatnonzero(mask & unseen)] for mask in (with_key, without_key))
     growth = novelty_detection.compare_growth(
         _codes(tokenizer, state, known)[..., None],
         _codes(tokenizer, grown, known)[..., None],
@@ -85,6 +86,8 @@ def run(settings: config.Settings, *, data: pathlib.Path, num_updates: int, num_
         "own_code_share": growth.own_code_share,
         "codes_before": num_codes,
         "codes_after": _num_codes(grown),
+        "frames_scored_with_key": len(usual),
+        "frames_scored_without_key": len(strange),
         "frames_with_key": len(known),
         "frames_without_key": len(new),
     }
@@ -96,6 +99,13 @@ def key_taken(recorded: Dataset) -> np.ndarray:
     before = np.cumsum(pays, axis=1) - pays
     at_begin = np.take_along_axis(before, recorded.begin, axis=1)
     return before > at_begin
+
+
+def never_trained_on(recorded: Dataset) -> np.ndarray:
+    """Held-out frames no training frame is equal to, `[E, T]` bool: play along a route repeats itself."""
+    frames: Any = recorded.rows.observation
+    hashes = dataset.hash_rows(frames, np.zeros(recorded.is_test.shape, np.int32))
+    return recorded.is_test & ~np.isin(hashes, hashes[~recorded.is_test])
 
 
 def _stretches(mask: np.ndarray, recorded: Dataset, least: int) -> list[np.ndarray]:

@@ -57,7 +57,7 @@ def run(settings: config.Settings, *, data: pathlib.Path, workdir: pathlib.Path,
     Returns:
       Exit code 0.
     Raises:
-      BadInput: data that does not fit the config, or a folder of another run.
+      BadInput: data that does not fit the config, or a folder of another run or of one on other data.
       NonFinite, StorageError, Preempted: as a run's.
     """
     section = require_section(settings)
@@ -71,7 +71,13 @@ def run(settings: config.Settings, *, data: pathlib.Path, workdir: pathlib.Path,
         with lifecycle.bad_input():
             agent = agents.build(settings)
             recorded = load(settings, agent, data)
-        train, update = start(agent, workdir)
+        train, update, meta = start(agent, workdir)
+        # Checkpoints of before data sets had fingerprints name none.
+        if meta.get("data", recorded.fingerprint) != recorded.fingerprint:
+            raise lifecycle.BadInput(
+                f"--data={data}: other rows than {workdir} has learned from. Allowed: the same data set as it was "
+                "then, or another --workdir."
+            )
         print(f"{data}: {recorded.rows.action.size:,} rows, {recorded.num_skipped} records skipped", flush=True)
         with contextlib.ExitStack() as files:
             rows = metrics.MetricsWriter(workdir, restored=update, counter=COUNTER)
@@ -79,6 +85,7 @@ def run(settings: config.Settings, *, data: pathlib.Path, workdir: pathlib.Path,
             config.dump(settings, workdir / "config.json")
             provenance.record(workdir)
             likely = shares(settings, recorded)
+            of_windows = likely is not None and section.windows == "rare"
             loader = dataset.Loader(
                 recorded,
                 seed=settings.seed,
@@ -86,11 +93,11 @@ def run(settings: config.Settings, *, data: pathlib.Path, workdir: pathlib.Path,
                 sequence_length=settings.learner.sequence_length,
                 num_observations=settings.tokenizer_learner.batch_size,
                 shares=likely,
-                window_shares=likely if section.windows == "rare" else None,
+                window_shares=recorded.anchor_shares(likely) if of_windows else None,
                 update=update,
             )
             files.callback(loader.close)
-            _loop(agent, recorded, data, workdir, stop, rows, loader, train, update)
+            _loop(agent, recorded, data, workdir, stop, rows, loader, train, update, meta.get("seconds", 0.0))
     return lifecycle.DONE
 
 
@@ -111,7 +118,7 @@ def load(settings: config.Settings, agent: Agent, data: pathlib.Path) -> Dataset
     """Reads the data set and compares it with the config.
 
     Raises:
-      BadInput: other observations or actions than the config's. ValueError: as dataset.load.
+      BadInput: other observations or actions than the config's, or nothing to test on. ValueError: as dataset.load.
     """
     section = settings.pretrain
     recorded = _load(
@@ -124,6 +131,11 @@ def load(settings: config.Settings, agent: Agent, data: pathlib.Path) -> Dataset
     given = {"observation": recorded.rows.observation.shape[2:], "actions": recorded.rows.search_policy.shape[2:]}
     if wanted != given:
         raise lifecycle.BadInput(f"--data={data}: holds {given}. Allowed: what the config's env gives, {wanted}.")
+    if not (recorded.is_test & ~recorded.is_known).any():
+        raise lifecycle.BadInput(
+            f"pretrain.test_share={section.test_share}: leaves no frame of --data={data} for a test (what was recorded "
+            "twice is none). Allowed: a larger share, or more play."
+        )
     return recorded
 
 
@@ -152,13 +164,13 @@ def shares(settings: config.Settings, recorded: Dataset) -> np.ndarray | None:
     return dataset.rarity(recorded, jax.jit(partial(counts.keys, **grid)))
 
 
-def start(agent: Agent, workdir: pathlib.Path) -> tuple[TrainState, int]:
-    """A fresh state, or the newest good checkpoint's, and the updates it has behind it."""
+def start(agent: Agent, workdir: pathlib.Path) -> tuple[TrainState, int, dict[str, Any]]:
+    """A fresh state, or the newest good checkpoint's, the updates it has behind it, and what was noted beside it."""
     restored = checkpoints.restore(workdir / "checkpoints", {"train": starting.spec(agent)})
     if restored is None:
-        return starting.begin(agent, starting.fresh(agent)), 0
+        return starting.begin(agent, starting.fresh(agent)), 0, {}
     print(f"{workdir}: continues from update {restored.step}", flush=True)
-    return restored.state["train"], restored.step
+    return restored.state["train"], restored.step, restored.meta
 
 
 def updates(agent: Agent) -> tuple[Update, Update]:
@@ -171,8 +183,7 @@ def updates(agent: Agent) -> tuple[Update, Update]:
 
     def model_update(train: TrainState, batch: Batch, frames: Array, key: Array) -> tuple[TrainState, Metrics]:
         target_key, loss_key, tokenizer_key = jax.random.split(key, 3)
-        held_out = jnp.isin(batch.rows.action, jnp.asarray(agent.config.pretrain.held_out_actions, jnp.int32))
-        batch = batch.replace(rows=batch.rows.replace(valid=batch.rows.valid & ~held_out))
+        batch = without(batch, agent.config.pretrain.held_out_actions)
         supervision = agent.supervise(train.target_model, batch, jnp.zeros(batch.mask.shape), target_key, jnp.zeros(1))
         train, _, told = agent.update_model(train, supervision, loss_key)
         if agent.config.pretrain.tokenizer_with_model:
@@ -181,6 +192,16 @@ def updates(agent: Agent) -> tuple[Update, Update]:
         return train, told
 
     return jax.jit(tokenizer_update, donate_argnums=0), jax.jit(model_update, donate_argnums=0)
+
+
+def without(batch: Batch, actions: tuple[int, ...]) -> Batch:
+    """A batch `[B, L + 1, ...]` of whose windows nothing is learned from the first of these actions on.
+
+    What follows such an action would teach it, too: by the frames predicted from it, and as what led to those seen.
+    """
+    held_out = jnp.isin(batch.rows.action, jnp.asarray(actions, jnp.int32))
+    untouched = jnp.cumsum(held_out, axis=1) == 0
+    return batch.replace(rows=batch.rows.replace(valid=batch.rows.valid & untouched))
 
 
 def _loop(
@@ -193,6 +214,7 @@ def _loop(
     loader: dataset.Loader,
     train: TrainState,
     update: int,
+    seconds_before: float,
 ) -> None:
     """Updates until the budgets are spent; reports, examines, saves."""
     section = agent.config.pretrain
@@ -200,8 +222,9 @@ def _loop(
     tokenizer_update, model_update = updates(agent)
     examiner = examination.Examiner(agent, recorded, data)
     run_key = jax.random.key(agent.config.seed)
-    begin = mark = time.monotonic()
-    since = update
+    mark = time.monotonic()
+    begin = mark - seconds_before
+    since, waited = update, 0.0
     while update < total:
         batch, frames = next(loader)
         step = tokenizer_update if update < section.tokenizer_updates else model_update
@@ -224,11 +247,11 @@ def _loop(
                 COUNTER: update,
                 "seconds": now - begin,
                 "updates_per_second": (update - since) / (now - mark),
-                "wait_share": loader.wait_seconds / max(now - begin, 1e-9),
+                "wait_share": (loader.wait_seconds - waited) / max(now - mark, 1e-9),
                 "records_skipped": recorded.num_skipped,
                 **{name: value for name, value in told.items() if not name.endswith("_finite")},
             }
-            mark, since = now, update
+            mark, since, waited = now, update, loader.wait_seconds
             if last or update % section.examine_every_updates == 0:
                 row |= examiner.examine(train, with_model=update > section.tokenizer_updates)
                 _draw(agent, examiner, train, workdir / "pictures" / f"update-{update:09d}.png")
@@ -238,7 +261,8 @@ def _loop(
             loss = row.get("loss", row.get("tokenizer_loss"))
             print(f"{update:,} of {total:,} updates, loss {loss:.4g}, {left:,.0f} s left", flush=True)
         if saves:
-            checkpoints.save(workdir / "checkpoints", update, {"train": train}, {}, keep=agent.config.checkpoint.keep)
+            meta = {"data": recorded.fingerprint, "seconds": time.monotonic() - begin}
+            checkpoints.save(workdir / "checkpoints", update, {"train": train}, meta, keep=agent.config.checkpoint.keep)
             if stop.requested and not last:
                 raise lifecycle.Preempted(f"saved update {update} in {workdir}; the same command continues")
             stop.set_at_stake(False)

@@ -258,7 +258,7 @@ TABLES: dict[str, Table] = {
         columns={"player recall": "recall", "position error, pixels": "position_error", **_PREDICTION_COLUMNS},
     ),
     "windows": Table(
-        title="World K: nats of whether the door opens (the episode ends), by how many frames are seen",
+        title="World K: nats of whether the door opens (half of the windows end so), by how many frames are seen",
         shared={
             **_KEY_DOOR,
             **_MODEL_ONLY,

@@ -55,7 +55,15 @@ def run(
     for row in rows:
         if row not in table.rows:
             raise lifecycle.BadInput(f"--row={row}: unknown. Allowed: {'; '.join(table.rows)}.")
-    done = {line["command"] for line in results.read(out / f"{name}.jsonl")}
+    lines = results.read(out / f"{name}.jsonl")
+    given = [f"{field}={value}" for field, value in overrides]
+    others = sorted({" ".join(line["set"]) for line in lines if sorted(line["set"]) != sorted(given)})
+    if others:
+        raise lifecycle.BadInput(
+            f"--set={' '.join(given)}: {out / name}.jsonl has runs with --set={others[0]}, and rows are means over "
+            "all. Allowed: the same, or another --out."
+        )
+    done = {line["command"] for line in lines}
     every = [
         _Run(table, row, seed, data, workdir / name / f"{_slug(row)}-seed{seed}", overrides)
         for seed in seeds
@@ -73,7 +81,7 @@ def run(
         result = {
             "row": each.row,
             "seed": each.seed,
-            "set": [f"{field}={value}" for field, value in overrides],
+            "set": given,
             "command": each.command,
             "commit": provenance.commit(),
             "figures": _figures(each.folder, settings),
@@ -135,8 +143,8 @@ def write_markdown(name: str, out: pathlib.Path) -> None:
             cells = [_cell([figures.get(column) for figures in runs]) for column in table.columns.values()]
             rows.append([row, str(len(runs)), *cells])
     # What a command line added to every row belongs to the command.
-    added = sorted(set.intersection(*(set(line["set"]) for line in lines)))
-    command = " ".join([f"python -m experiments.tables --table={name}", *(f"--set={item}" for item in added)])
+    added = (f"--set={item}" for item in lines[0]["set"])
+    command = " ".join([f"python -m experiments.tables --table={name}", *added])
     text = results.markdown(["", "seeds", *table.columns], rows)
     table_plots.draw(name, lines, out / f"{name}.png")
     (out / f"{name}.md").write_text(f"## {table.title}\n\n`{command}`\n\n{text}")
@@ -146,7 +154,8 @@ def write_page(out: pathlib.Path) -> None:
     """Writes all tables that there are into one page, `<out>.md`."""
     intro = (
         "# Results\n\nWritten by `python -m experiments.tables`; each run's own command and all its figures stand in "
-        f"`{out.name}/*.jsonl`.\nHeld-out frames throughout; means over seeds, with the smallest and the largest.\n"
+        f"`{out.name}/*.jsonl`.\nTables of pretrainings are of held-out frames; means over seeds, with the smallest "
+        "and the largest,\nand of how many seeds where not all have the figure.\n"
     )
     parts = [intro]
     for name, table in TABLES.items():
@@ -173,12 +182,14 @@ def _figures(folder: pathlib.Path, settings: config.Settings) -> dict[str, Any]:
 
 
 def _cell(values: Sequence[float | None]) -> str:
-    """Mean, and the range where the values are told apart by three digits."""
+    """Mean, the range where the values are told apart by three digits, and of how many where some are missing."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
     mean, least, most = (f"{value:.3g}" for value in (sum(known) / len(known), min(known), max(known)))
-    return mean if least == most else f"{mean} ({least} to {most})"
+    notes = [f"{least} to {most}"] if least != most else []
+    notes += [f"{len(known)} of {len(values)}"] if len(known) < len(values) else []
+    return f"{mean} ({', '.join(notes)})" if notes else mean
 
 
 def _slug(row: str) -> str:

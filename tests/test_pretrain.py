@@ -15,7 +15,9 @@ from learnmax_jax import agent as agents
 from learnmax_jax import checkpoints, config, examination, lifecycle, metrics, pretrain, recording, starting, train
 from learnmax_jax.learning import learner
 from learnmax_jax.measures.rollout import roll_out
+from learnmax_jax.replay import dataset
 from tests import runs
+from tests.exploration.batches import batch_of
 
 SIZES = {
     "world.size": "36",
@@ -144,6 +146,50 @@ def test_data_of_another_world_is_refused(data: pathlib.Path, tmp_path: pathlib.
         run(settings(world__size="48"), data, tmp_path)
 
 
+def test_a_resume_with_other_data_is_refused(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(finished, workdir)
+    recording.record(settings(), folder=other, num_observations=2000, policy="random", stop=lifecycle.StopWatcher())
+    with pytest.raises(lifecycle.BadInput, match=f"--data={other}: other rows than"):
+        run(settings(pretrain__model_updates="8"), other, workdir)
+
+
+def test_data_with_nothing_to_test_on_is_refused(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(lifecycle.BadInput, match=r"pretrain\.test_share=0\.0: leaves no frame"):
+        run(settings(pretrain__test_share="0.0"), data, tmp_path)
+
+
+def test_a_window_ends_for_learning_where_an_action_is_held_out() -> None:
+    action = jnp.asarray([[0, 1, 2, 0], [3, 0, 0, 0], [0, 0, 1, 1]], jnp.int32)
+    batch = batch_of(np.zeros((3, 4, 1, 1, 1), np.uint8), np.zeros(3), action=action)
+    batch = batch.replace(rows=batch.rows.replace(valid=jnp.ones((3, 4), bool).at[2, 1].set(False)))
+    valid = pretrain.without(batch, (2, 3)).rows.valid
+    assert valid.tolist() == [[True, True, False, False], [False] * 4, [True, False, True, True]]
+    np.testing.assert_array_equal(pretrain.without(batch, ()).rows.valid, batch.rows.valid)
+
+
+@pytest.mark.slow
+def test_actions_held_out_are_learned_from_in_no_way(data: pathlib.Path) -> None:
+    """Not by their own step, not by the frames predicted from it, not as what led to a frame."""
+    left_out = 2
+    given = settings(pretrain__held_out_actions=str(left_out), learner__warmup_updates="0")
+    agent, train_state = unlike_its_start(given)
+    recorded = pretrain.load(given, agent, data)
+    batch = dataset.draw(recorded, 0, seed=0, batch_size=4, sequence_length=8, shares=None)
+    played = np.asarray(batch.rows.action)
+    assert (played[:, 1:-1] == left_out).any() and (played[:, 0] != left_out).any()
+    before = jax.device_get(train_state.network)
+    frames = jnp.asarray(batch.rows.observation[:, 0])
+    after, _ = pretrain.updates(agent)[1](train_state, batch, frames, jax.random.key(0))
+    for part, name in (("transition", ("from_action", "embedding")), ("dynamics", ("actions",))):
+        old, new = (network[part] for network in (before, jax.device_get(after.network)))
+        for key in name:
+            old, new = old[key], new[key]
+        change = np.asarray(new) / np.asarray(old) - 1.0
+        np.testing.assert_allclose(change[left_out], change[left_out, 0], atol=1e-6)  # weight decay alone
+        assert np.ptp(change[1]) > 1e-4
+
+
 def test_a_config_without_the_section_is_refused(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(lifecycle.BadInput, match="pretrain="):
         run(config.load("configs/sprites.py", list(SIZES.items())), data, tmp_path)
@@ -188,6 +234,19 @@ def test_f14_no_checkpoint_of_a_nan(
     with pytest.raises(lifecycle.NonFinite, match="step 2: network"):
         run(given, data, tmp_path)
     assert not checkpoints.steps(tmp_path / "checkpoints") and (tmp_path / "nan-2").is_dir()
+
+
+def test_wall_time_goes_on_after_a_resume(
+    data: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(agent: agents.Agent, workdir: pathlib.Path) -> tuple[learner.TrainState, int, dict[str, Any]]:
+        return starting.begin(agent, starting.fresh(agent)), 5, {"seconds": 1000.0}
+
+    monkeypatch.setattr(pretrain, "start", start)
+    run(settings(pretrain__model_updates="0"), data, tmp_path)
+    assert metrics.read_rows(tmp_path / "metrics.jsonl")[0]["seconds"] > 1000.0
+    restored = checkpoints.restore(tmp_path / "checkpoints", {"train": starting.spec(agents.build(settings()))})
+    assert restored is not None and restored.meta["seconds"] > 1000.0
 
 
 def test_a_result_of_an_earlier_version_can_be_started_from(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -129,7 +129,7 @@ def test_every_section_has_something_to_show(whole: pathlib.Path) -> None:
     assert "step-000000020.png" not in text and "step-000000010.gif" not in text and "3 of 4 pictures" in text
     assert "after 160 agent steps" in text  # 40 train steps of 4
     assert "3 places in 2 rooms" in text and "jax " in text and "num_considered_actions" in text
-    assert "From the checkpoint of step 40: tokens a frame: 1, code groups a token: 2, codes a group: 4" in text
+    assert "From the checkpoint of step 40: places that have codes: 1, code groups a place: 2, codes a group: 4" in text
     # From step 10 to step 40: 120 agent steps in 60 seconds.
     assert "Throughput: 2.0 agent steps a second" in text
 

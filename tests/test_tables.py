@@ -43,7 +43,7 @@ def test_a_run_replaces_its_older_line_and_no_other(tmp_path: pathlib.Path) -> N
 
 def test_a_table_holds_means_ranges_and_its_command(tmp_path: pathlib.Path) -> None:
     first, second = list(tables.TABLES["tokenizers"].rows)[:2]
-    for each in (line(first, 0, 0.2), line(first, 1, 0.4), line(second, 0, None)):
+    for each in (line(first, 0, 0.2), line(first, 1, 0.4), line(first, 2, None), line(second, 0, None)):
         path = tmp_path / "results" / "tokenizers.jsonl"
         results.put(path, each | {"set": ["x=1"]}, known_by=("row", "seed"))
     tables.write_markdown("tokenizers", tmp_path / "results")
@@ -51,7 +51,7 @@ def test_a_table_holds_means_ranges_and_its_command(tmp_path: pathlib.Path) -> N
     page = (tmp_path / "results.md").read_text()
     assert "`python -m experiments.tables --table=tokenizers --set=x=1`" in page
     row = next(text for text in page.splitlines() if text.startswith(f"| {first} |"))
-    assert row.split(" | ")[1] == "2" and "0.3 (0.2 to 0.4)" in row
+    assert row.split(" | ")[1] == "3" and "0.3 (0.2 to 0.4, 2 of 3)" in row
     assert " 2 |" in row and "(2 to 2)" not in row
     other = next(text for text in page.splitlines() if text.startswith(f"| {second} |"))
     assert other.split(" | ")[1] == "1" and " - |" in other and " 2 |" in other
@@ -104,12 +104,12 @@ def test_what_has_a_line_of_the_same_command_is_not_run_again(
     monkeypatch.setattr(tables, "record", lambda *_: None)
     monkeypatch.setattr(tables.pretrain, "run", pretrain_run)
 
-    def run(*overrides: tuple[str, str], workdir: str = "runs") -> None:
+    def run(*overrides: tuple[str, str], out: str = "results") -> None:
         tables.run(
             "tables",
             data=tmp_path / "data",
-            workdir=tmp_path / workdir,
-            out=tmp_path / "results",
+            workdir=tmp_path / out / "runs",
+            out=tmp_path / out,
             seeds=[0, 1],
             rows=[row],
             overrides=overrides,
@@ -120,5 +120,7 @@ def test_what_has_a_line_of_the_same_command_is_not_run_again(
     assert ran == [(0, 32), (1, 32)]
     run()
     assert len(ran) == 2
-    run(("dynamics.mlp_width", "64"), workdir="others")
+    with pytest.raises(lifecycle.BadInput, match=r"--set=dynamics\.mlp_width=64: .*means over all"):
+        run(("dynamics.mlp_width", "64"))
+    run(("dynamics.mlp_width", "64"), out="others")
     assert len(ran) == 4

@@ -43,6 +43,7 @@ class Dataset:
       overlap_length: rows.
       num_skipped: damaged or missing records that were passed over.
       records: numbers of the records that the rows come from, in order.
+      fingerprint: a hash of all rows and of where they stand; another, longer or damaged set has another.
     """
 
     rows: Transition
@@ -53,6 +54,7 @@ class Dataset:
     overlap_length: int
     num_skipped: int
     records: np.ndarray
+    fingerprint: str
 
     @functools.cached_property
     def anchors(self) -> np.ndarray:
@@ -64,6 +66,11 @@ class Dataset:
     def training_rows(self) -> np.ndarray:
         """Flat row numbers `[M]` of all training observations."""
         return np.flatnonzero(~self.is_test)
+
+    def anchor_shares(self, shares: np.ndarray) -> np.ndarray:
+        """How likely a window is drawn by each of the anchors, `[M]`, from those of the training rows; sums to 1."""
+        likely = shares[np.searchsorted(self.training_rows, self.anchors)]
+        return likely / likely.sum()
 
 
 def load(folder: str | os.PathLike[str], *, test_share: float, overlap_length: int, skip_damaged: bool) -> Dataset:
@@ -104,7 +111,7 @@ def load(folder: str | os.PathLike[str], *, test_share: float, overlap_length: i
     used = len(records) * length
     rows, hashes = jax.tree.map(lambda x: x[:, :used], rows), hashes[:, :used]
     begin, end = _episodes(rows.first, np.asarray(records), length)
-    is_test = _draw_test(begin, records[0] * length, test_share)
+    is_test = _draw_test(begin, np.asarray(records), length, test_share)
     windows = hash_windows(hashes, end, overlap_length)
     return Dataset(
         rows=rows,
@@ -115,6 +122,7 @@ def load(folder: str | os.PathLike[str], *, test_share: float, overlap_length: i
         overlap_length=overlap_length,
         num_skipped=reader.num_skipped,
         records=np.asarray(records),
+        fingerprint=_fingerprint(hashes, np.asarray(records)),
     )
 
 
@@ -150,7 +158,7 @@ def hash_windows(hashes: np.ndarray, end: np.ndarray, length: int) -> np.ndarray
 
 
 def check_no_overlap(dataset: Dataset) -> None:
-    """Asserts, by comparing the rows themselves, that no test window's rows also stand in the training part.
+    """Asserts, by hashes made anew of the rows that were kept, that no test window also stands in the training part.
 
     Raises:
       AssertionError: one does.
@@ -203,7 +211,7 @@ def draw(
       update: counted from 0.
       seed: of the order.
       batch_size: B. sequence_length: L.
-      shares: of `rarity`: how likely a window is drawn by each of the training rows; None for epochs.
+      shares: of `anchor_shares`: how likely a window is drawn by each of the anchors; None for epochs.
     Returns:
       Batch `[B, L + 1, ...]`; each of an epoch's batches holds B other anchors.
     """
@@ -212,9 +220,8 @@ def draw(
         epoch, number = divmod(update, per_epoch)
         chosen = _order(len(dataset.anchors), seed, epoch)[number * batch_size : (number + 1) * batch_size]
     else:
-        likely = shares[np.searchsorted(dataset.training_rows, dataset.anchors)]
         generator = np.random.default_rng([seed, update, 3])
-        chosen = generator.choice(len(dataset.anchors), batch_size, p=likely / likely.sum())
+        chosen = generator.choice(len(dataset.anchors), batch_size, p=shares)
     environment, anchor = np.divmod(dataset.anchors[chosen], dataset.begin.shape[1])
     offset = np.random.default_rng([seed, update, 1]).integers(0, sequence_length, batch_size)
     start = np.minimum(anchor - offset, dataset.end[environment, anchor] - sequence_length)
@@ -344,12 +351,22 @@ def _episodes(first: np.ndarray, records: np.ndarray, chunk_length: int) -> tupl
     return begin, end
 
 
-def _draw_test(begin: np.ndarray, first_time: int, test_share: float) -> np.ndarray:
-    """Whether each row's episode, known by its environment and the time it began at, is of the test part."""
+def _fingerprint(hashes: np.ndarray, records: np.ndarray) -> str:
+    """Of all rows' hashes and their records' numbers."""
+    return hashlib.blake2b(hashes.tobytes() + records.astype(np.int64).tobytes(), digest_size=8).hexdigest()
+
+
+def _draw_test(begin: np.ndarray, records: np.ndarray, chunk_length: int, test_share: float) -> np.ndarray:
+    """Whether each row's episode is of the test part.
+
+    An episode is known by its environment and the time it began at when it was recorded, which no record that is
+    missing before it changes.
+    """
     is_test = np.zeros(begin.shape, bool)
     for environment, row in enumerate(begin):
         for start in np.unique(row):
-            digest = hashlib.blake2b(f"{environment}:{first_time + start}".encode(), digest_size=8).digest()
+            recorded_at = records[start // chunk_length] * chunk_length + start % chunk_length
+            digest = hashlib.blake2b(f"{environment}:{recorded_at}".encode(), digest_size=8).digest()
             is_test[environment, row == start] = int.from_bytes(digest, "big") < test_share * 2**64
     return is_test
 

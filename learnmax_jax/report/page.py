@@ -192,7 +192,7 @@ def _codes(folder: Folder) -> str:
         for sentence, sheet in code_sheet.draw(folder, found)
     )
     groups, codes = found.usage.shape
-    sizes = f"tokens a frame: {found.codes.shape[1]}, code groups a token: {groups}, codes a group: {codes}"
+    sizes = f"places that have codes: {found.codes.shape[1]}, code groups a place: {groups}, codes a group: {codes}"
     return f"<p>From the checkpoint of step {found.step:,}: {sizes}.</p>{shown}{sheets}"
 
 

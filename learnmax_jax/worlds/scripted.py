@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from learnmax_jax.types import Array, Environments, Probe, TimeStep
+from learnmax_jax.worlds.arguments import require_ranges
 
 _MAX_LENGTH = 99  # the frame's number is 100 * episode + step
 
@@ -81,16 +82,13 @@ def make(
     Raises:
       ValueError: an argument outside its range.
     """
-    for name, value, low, high in (
+    require_ranges(
         ("num_envs", num_envs, 1, 2**31 - 1),
         ("num_actions", num_actions, 1, 2**31 - 1),
         ("size", size, 4, 2**31 - 1),
         ("min_length", min_length, 1, _MAX_LENGTH),
         ("max_length", max_length, min_length, _MAX_LENGTH),
-    ):
-        if not low <= value <= high:
-            nearest = min(max(value, low), high)
-            raise ValueError(f"{name}={value}: out of range. Allowed: [{low}, {high}]. Nearest: {nearest}")
+    )
     environment = jnp.arange(num_envs, dtype=jnp.int32)
 
     def answer(state: ScriptedState, reward: Array, discount: Array) -> TimeStep:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from learnmax_jax.types import Array, Environments, Probe, TimeStep
+from learnmax_jax.worlds.arguments import require_ranges
 
 
 @struct.dataclass
@@ -78,7 +79,7 @@ def make(
     Raises:
       ValueError: an argument outside its range.
     """
-    for name, value, low, high in (
+    require_ranges(
         ("num_envs", num_envs, 1, 2**31 - 1),
         ("base", base, 2, 256),
         ("num_digits", num_digits, 1, 1024),
@@ -86,10 +87,7 @@ def make(
         ("num_actions", num_actions, 1, 2**31 - 1),
         ("max_length", max_length, 1, 2**31 - 1),
         ("reward_state", reward_state, -1, num_states - 1),
-    ):
-        if not low <= value <= high:
-            nearest = min(max(value, low), high)
-            raise ValueError(f"{name}={value}: out of range. Allowed: [{low}, {high}]. Nearest: {nearest}")
+    )
 
     def answer(state: TableState, reward: Array) -> TimeStep:
         return TimeStep(

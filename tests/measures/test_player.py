@@ -36,7 +36,7 @@ def test_a_player_8_pixels_away_scores_near_0(scene: tuple[np.ndarray, ...]) -> 
         assert player.player_seen(frames, moved, medians, x, y)[0].mean() < 0.05
 
 
-def test_contrast_and_brightness_do_not_matter_blur_does(scene: tuple[np.ndarray, ...]) -> None:
+def test_contrast_and_brightness_do_not_matter(scene: tuple[np.ndarray, ...]) -> None:
     frames, medians, _, x, y = scene
     pale = medians + 0.3 * (frames - medians) + 10
     assert player.player_seen(frames, pale, medians, x, y)[0].all()

@@ -304,6 +304,14 @@ def test_kmeans_starts_the_codebook_at_the_first_update_only() -> None:
     np.testing.assert_allclose(moved, 9 / 11, atol=0.1)
 
 
+def test_kmeans_centres_are_means_however_little_their_points_weigh() -> None:
+    points = jnp.asarray([[2.0, 0.0], [4.0, 0.0], [0.0, 9.0]])[:, None]
+    weight = jnp.asarray([0.1, 0.3, 0.2])[:, None]
+    centres = vq.kmeans(points, weight, jax.random.key(0), num_codes=2, num_iterations=4, distance="l2")
+    rows = sorted(np.asarray(centres)[0].tolist())
+    np.testing.assert_allclose(rows, [[0.0, 9.0], [3.5, 0.0]], rtol=1e-6)
+
+
 def test_kmeans_empty_cluster_keeps_its_place() -> None:
     points = jnp.ones((5, 1, 2))
     centres = vq.kmeans(points, jnp.ones((5, 1)), jax.random.key(0), num_codes=3, num_iterations=4, distance="l2")

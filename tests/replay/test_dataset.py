@@ -155,7 +155,8 @@ def test_windows_and_frames_are_drawn_by_their_shares(data: Dataset) -> None:
     rows = {divmod(int(data.training_rows[i]), data.begin.shape[1]) for i in wanted}
     drawn = []
     for update in range(20):
-        index = dataset.draw(data, update, seed=0, batch_size=8, sequence_length=LENGTH, shares=shares).index
+        of_windows = data.anchor_shares(shares)
+        index = dataset.draw(data, update, seed=0, batch_size=8, sequence_length=LENGTH, shares=of_windows).index
         drawn += list(zip(np.asarray(index.environment).tolist(), np.asarray(index.anchor).tolist(), strict=True))
     assert set(drawn) == rows
     likelier = divmod(int(data.training_rows[wanted[1]]), data.begin.shape[1])
@@ -177,7 +178,7 @@ def test_s4_70_the_order_after_a_resume_is_exact(data: Dataset, windows: str) ->
             sequence_length=LENGTH,
             num_observations=5,
             shares=shares,
-            window_shares=shares if windows == "rare" else None,
+            window_shares=data.anchor_shares(shares) if windows == "rare" else None,
             update=update,
         )
         read = [jax.device_get(next(loader)) for _ in range(count)]
@@ -212,6 +213,12 @@ def test_f28_a_damaged_record_is_named_and_the_rest_is_readable(
     rest = load(folder, skip_damaged=True)
     assert rest.num_skipped == 1 and len(rest.records) == NUM_RECORDS - 1
     missing = int(np.setdiff1d(np.arange(NUM_RECORDS), rest.records)[0])
+    # What was a test stays one, whatever is missing before it.
+    whole = load(write(tmp_path / "whole", chunks))
+    there = np.repeat(np.arange(NUM_RECORDS) != missing, CHUNK)
+    unbroken = rest.begin > missing * CHUNK  # their episodes begin behind the gap, not in it
+    np.testing.assert_array_equal(rest.is_test[unbroken], whole.is_test[:, there][unbroken])
+    assert rest.fingerprint != whole.fingerprint == load(tmp_path / "whole", test_share=0.1).fingerprint
     # No episode reaches over the gap, and no training anchor either.
     assert (rest.end[:, missing * CHUNK - 1] == missing * CHUNK - 1).all()
     assert (rest.begin[:, missing * CHUNK] == missing * CHUNK).all()

@@ -34,7 +34,7 @@ def kmeans(
 
     def step(_: int, centres: Array) -> Array:
         counts, sums = count(points, nearest(points, centres), weight, num_codes)
-        means = on_space(sums / jnp.maximum(counts, 1.0)[..., None], distance)
+        means = on_space(sums / jnp.where(counts > 0.0, counts, 1.0)[..., None], distance)
         return jnp.where(counts[..., None] > 0.0, means, centres)
 
     return jax.lax.fori_loop(0, num_iterations, step, centres)
