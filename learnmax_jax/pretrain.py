@@ -85,7 +85,7 @@ def run(settings: config.Settings, *, data: pathlib.Path, workdir: pathlib.Path,
             config.dump(settings, workdir / "config.json")
             provenance.record(workdir)
             likely = shares(settings, recorded)
-            of_windows = likely is not None and section.windows == "rare"
+            of_windows = None if likely is None or section.windows != "rare" else recorded.anchor_shares(likely)
             loader = dataset.Loader(
                 recorded,
                 seed=settings.seed,
@@ -93,7 +93,7 @@ def run(settings: config.Settings, *, data: pathlib.Path, workdir: pathlib.Path,
                 sequence_length=settings.learner.sequence_length,
                 num_observations=settings.tokenizer_learner.batch_size,
                 shares=likely,
-                window_shares=recorded.anchor_shares(likely) if of_windows else None,
+                window_shares=of_windows,
                 update=update,
             )
             files.callback(loader.close)

@@ -1,5 +1,6 @@
 """How much of a codebook is in use."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from learnmax_jax.models.quantizers.codes import perplexity
@@ -28,4 +29,4 @@ def code_use(codes: np.ndarray, num_codes: int) -> tuple[float, float]:
       num_codes: V.
     """
     counts = np.stack([np.bincount(column.ravel(), minlength=num_codes) for column in np.moveaxis(codes, -1, 0)])
-    return float((counts > 0).sum(axis=1).mean()), float(perplexity(counts))
+    return float((counts > 0).sum(axis=1).mean()), float(perplexity(jnp.asarray(counts)))
