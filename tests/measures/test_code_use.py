@@ -10,7 +10,7 @@ def test_patches_of_a_grid_share_their_codebooks_and_the_room_is_left_out() -> N
     # Two frames of 2x1 patches, two groups a patch, the room's behind: patch 0's (1, 2), patch 1's (3, 2), room 9.
     codes = np.array([[[1, 2, 3, 2, 9]], [[1, 2, 1, 4, 8]]])
     pooled = by_codebook(codes, patches=(2, 1), names_room=True)
-    assert pooled.reshape(-1, 2).tolist() == [[1, 2], [3, 2], [1, 2], [1, 4]]
+    assert pooled.tolist() == [[[[1, 2], [3, 2]]], [[[1, 2], [1, 4]]]]
     apart = by_codebook(codes, patches=(0, 0), names_room=False)
     assert apart.shape == (2, 1, 5)
 
