@@ -75,6 +75,7 @@ def get_config() -> ConfigDict:
                 "code_input": "learned",  # the notes found it far better than the quantised vectors
                 "action_input": "sum",  # onto every token, as the notes did; "token": a slot of its own
                 "action_embedding": "atomic",  # a vector each; "compositional": the sum of the joystick's switches
+                "action_norm": 1.0,  # of what an action adds to the heads at the start; latents add sqrt(2 head_width)
                 "token_position": "learned",  # in the frame, by reading order (Reed et al. 2022)
                 "code_head": "whole",  # from the latent; "patches": also from what is round each patch
                 "feedback": "expected",  # differentiable; what `step` feeds back for a predicted frame

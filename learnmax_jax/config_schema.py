@@ -65,6 +65,7 @@ FIELDS: Mapping[str, Field] = {
     "dynamics.code_input": choice("learned", "quantised", "whitened", "both"),
     "dynamics.action_input": choice("sum", "token"),
     "dynamics.action_embedding": choice("atomic", "compositional"),
+    "dynamics.action_norm": number("(0, inf)"),
     "dynamics.token_position": choice("learned", "rows_columns", "none"),
     "dynamics.code_head": choice("whole", "patches"),
     "dynamics.feedback": choice("expected", "argmax"),

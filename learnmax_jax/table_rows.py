@@ -202,6 +202,8 @@ TABLES: dict[str, Table] = {
             "whitened vectors": (_ROUTE, {"dynamics.code_input": "whitened"}),
             "learned and quantised": (_ROUTE, {"dynamics.code_input": "both"}),
             "action in a slot of its own": (_ROUTE, {"dynamics.action_input": "token"}),
+            "actions as large as latents in the head": (_ROUTE, {"dynamics.action_norm": "22.6"}),
+            "actions of a third of that": (_ROUTE, {"dynamics.action_norm": "6.8"}),
             "feedback of the likeliest code": (_ROUTE, {"dynamics.feedback": "argmax"}),
             "no open-loop loss": (_ROUTE, {"loss_weights.open_loop": "0"}),
             "latent consistency loss": (_ROUTE, {"loss_weights.consistency": "1"}),

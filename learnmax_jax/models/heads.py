@@ -54,7 +54,9 @@ class TransitionHead(nn.Module):
     Next codes are predicted as a change on the present ones: each group's logits are new
     evidence plus a learned push towards the code it already has. The evidence comes from the latent and, with
     `code_head` "patches", from what is round each patch (`patches` are the rows and columns of the grid). Where
-    `action_bits` tells which of the joystick's BITS each action closes, an action is embedded as their sum.
+    `action_bits` tells which of the joystick's BITS each action closes, an action is embedded as their sum. Vectors of
+    actions or switches begin with length `action_norm`: at 1, as flax draws them, a latent adds sqrt(2 head_width)
+    times as much, and what is predicted hardly hangs on the action for hundreds of updates.
     """
 
     num_actions: int
@@ -64,6 +66,7 @@ class TransitionHead(nn.Module):
     num_outcomes: int
     head_width: int
     action_bits: tuple[tuple[int, ...], ...] | None
+    action_norm: float
     code_head: str
     dtype: str
     patches: tuple[int, int]
@@ -71,10 +74,11 @@ class TransitionHead(nn.Module):
     def setup(self) -> None:
         zeros = nn.initializers.zeros
         self.from_latent = nn.Dense(2 * self.head_width, dtype=self.dtype)
+        of_norm = nn.initializers.variance_scaling(self.action_norm**2, "fan_in", "normal", out_axis=0)
         if self.action_bits is None:
-            self.from_action = nn.Embed(self.num_actions, 2 * self.head_width)
+            self.from_action = nn.Embed(self.num_actions, 2 * self.head_width, embedding_init=of_norm)
         else:
-            self.from_joystick = nn.Embed(len(BITS), 2 * self.head_width)
+            self.from_joystick = nn.Embed(len(BITS), 2 * self.head_width, embedding_init=of_norm)
         self.reward = nn.Dense(self.num_bins, kernel_init=zeros)
         self.intrinsic = nn.Dense(self.num_bins, kernel_init=zeros)
         # Episodes are long: an untrained model should expect to live on.

@@ -164,6 +164,7 @@ def make_world_model(
     code_input: str,
     action_input: str,
     action_embedding: str,
+    action_norm: float,
     token_position: str,
     code_head: str,
     feedback: str,
@@ -182,6 +183,8 @@ def make_world_model(
       code_input: "learned", "quantised", "whitened" or "both".
       action_input: "sum" (added to every token) or "token" (a slot of its own in the frame's block).
       action_embedding: "atomic" (a vector each) or "compositional" (the sum of the joystick switches it closes).
+      action_norm: length at the start of the vector that an action (a switch) adds to the transition head's hidden
+        units, 2 head_width of them, to which a latent adds one of length sqrt(2 head_width).
       token_position: "learned", "rows_columns" or "none"; one token a frame has no places: "learned" only.
       code_head: "whole" (next codes from the latent) or "patches" (each patch's from those round it too; of a grid).
       feedback: what a predicted frame feeds back: "expected" (mean embedding under the marginals) or
@@ -232,6 +235,7 @@ def make_world_model(
             num_outcomes=num_outcomes,
             head_width=head_width,
             action_bits=bits,
+            action_norm=action_norm,
             code_head=code_head,
             dtype=dtype,
             patches=tokenizer.patches,

@@ -81,6 +81,7 @@ def small_world_model(tokenizer: Tokenizer, *, num_actions: int, **changes: Any)
         "code_input": "both",
         "action_input": "sum",
         "action_embedding": "atomic",
+        "action_norm": 1.0,
         "token_position": "learned",
         "code_head": "whole",
         "feedback": "expected",

@@ -23,7 +23,7 @@ def _codes() -> tuple[jax.Array, jax.Array]:
     return codes, jax.nn.one_hot(codes, CODES)
 
 
-def _transition(num_outcomes: int) -> TransitionHead:
+def _transition(num_outcomes: int, action_norm: float = 1.0) -> TransitionHead:
     return TransitionHead(
         num_actions=ACTIONS,
         num_groups=GROUPS,
@@ -32,6 +32,7 @@ def _transition(num_outcomes: int) -> TransitionHead:
         num_outcomes=num_outcomes,
         head_width=16,
         action_bits=None,
+        action_norm=action_norm,
         code_head="whole",
         dtype="float32",
         patches=(0, 0),
@@ -58,6 +59,14 @@ def transition(request: pytest.FixtureRequest) -> tuple:
     action, (_, codes) = jnp.asarray([0, 1, 3]), _codes()
     params = jax.jit(lambda key: head.init(key, _latent(), action, codes, method=_both))(jax.random.key(0))
     return head, params, action, codes
+
+
+def test_actions_begin_as_long_as_they_are_told_to() -> None:
+    action, (_, codes) = jnp.asarray([0, 1, 3]), _codes()
+    for norm in (1.0, 5.0):
+        params = _transition(0, norm).init(jax.random.key(0), _latent(), action, codes, None)["params"]
+        lengths = jnp.linalg.norm(params["from_action"]["embedding"], axis=1)
+        np.testing.assert_allclose(lengths.mean(), norm, rtol=0.2)
 
 
 def test_an_untrained_prediction_prefers_nothing(predict: tuple) -> None:

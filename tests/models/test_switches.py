@@ -156,6 +156,7 @@ def test_sizes_of_a_switch_that_has_no_names_to_read_are_refused() -> None:
             num_actions=3,
             action_names=NAMES[:2],
             action_embedding="compositional",
+            action_norm=1.0,
             num_outcomes=0,
             **sizes,
             **kinds,

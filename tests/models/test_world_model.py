@@ -179,6 +179,7 @@ def test_wrong_sizes_and_switches_are_refused(wrong: dict, message: str) -> None
         "code_input": "learned",
         "action_input": "sum",
         "action_embedding": "atomic",
+        "action_norm": 1.0,
         "token_position": "learned",
         "code_head": "whole",
         "feedback": "expected",
