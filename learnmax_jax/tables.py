@@ -173,10 +173,14 @@ def write_page(out: pathlib.Path) -> None:
 def _figures(folder: pathlib.Path, settings: config.Settings) -> dict[str, Any]:
     """The last examination's figures, and what follows from the settings."""
     history = metrics.read_rows(folder / "metrics.jsonl")
-    right = [row["num_updates"] for row in history if row.get("frames_right_1", 0.0) >= 0.99]
+    right = {
+        name: [row["num_updates"] for row in history if row.get(name, 0.0) >= 0.99]
+        for name in ("accuracy_1", "frames_right_1")
+    }
     speeds = [row["updates_per_second"] for row in history if row["num_updates"] <= settings.pretrain.tokenizer_updates]
     return history[-1] | {
-        "updates_to_99": min(right, default=None),
+        "updates_to_99": min(right["accuracy_1"], default=None),
+        "updates_to_99_whole": min(right["frames_right_1"], default=None),
         "train_frames_per_second": max(speeds, default=0.0) * settings.tokenizer_learner.batch_size,
     }
 

@@ -60,7 +60,7 @@ def test_a_table_holds_means_ranges_and_its_command(tmp_path: pathlib.Path) -> N
 def test_updates_to_99_are_drawn_by_size_and_width(tmp_path: pathlib.Path) -> None:
     rows = [row for row in tables.TABLES["tables"].rows if "width 32" in row or "width 64" in row]
     for number, row in enumerate(rows):
-        figures = {"updates_to_99": 100 * (number + 1) if number else None, "frames_right_1": 1.0}
+        figures = {"updates_to_99": 100 * (number + 1) if number else None, "accuracy_1": 1.0}
         results.put(tmp_path / "results" / "tables.jsonl", line(row, 0, None) | {"figures": figures}, known_by=("row",))
     figure = table_plots.draw_updates_to_99(results.read(tmp_path / "results" / "tables.jsonl"))
     drawn = {x.get_label(): x.get_xydata().tolist() for x in figure.axes[0].lines if x.get_label().startswith("width")}
