@@ -43,6 +43,7 @@ from learnmax_jax import (
 from learnmax_jax import step as steps
 from learnmax_jax.agent import Agent
 from learnmax_jax.cluster import Cluster, blame
+from learnmax_jax.measures.rollout import wrong_action_ratio
 from learnmax_jax.positions import Positions
 from learnmax_jax.replay import shards
 from learnmax_jax.step import Outputs, State
@@ -245,6 +246,8 @@ class Run:
                 unroll_steps=learner.unroll_steps,
             )
         )
+        self.wrong_action_ratio = jax.jit(partial(wrong_action_ratio, world_model=agent.world_model))
+        self.action_ratio: Any = None  # of the model since the last row, if it was drawn
         self.sample = jax.jit(agent.replay.sample, out_shardings=devices.whole(agent.mesh))
 
     def loop(
@@ -329,8 +332,10 @@ class Run:
             "steps_per_second": self.clock.steps_per_second(num_env_steps),
             **self.tally.report(),
             **self.visited.report(),
+            "wrong_action_ratio": self.action_ratio,
             **scalars,
         }
+        self.action_ratio = None
         self.rows.write(row)
         print(metrics.progress_line(row, num_env_steps=self.agent.config.num_env_steps), flush=True)
 
@@ -347,13 +352,18 @@ class Run:
         self.clock.skip(time.monotonic() - begin)
 
     def draw(self, state: State, step: int) -> None:
-        """Draws what the model predicts of a window from the replay; nothing while there is no window."""
+        """Draws what the model predicts of a window from the replay, and asks whether it knows actions apart.
+
+        Nothing while there is no window.
+        """
         if not self.agent.replay.can_sample(state.replay):
             return
         begin = time.monotonic()
         batch = self.sample(state.replay, jax.random.fold_in(state.rng_key, _DRAW + step))
+        params, windows = devices.on_one((state.train.model, batch))
+        self.action_ratio = self.wrong_action_ratio(params, windows)
         pictures.write_strip(
-            self.imagine(*devices.on_one((state.train.model, batch))),
+            self.imagine(params, windows),
             devices.to_host(batch),
             self.workdir / "pictures" / f"step-{step:09d}.png",
             context_frames=self.context_frames,

@@ -174,6 +174,8 @@ def test_smoke_reports_every_number_that_is_promised(smoke: tuple[pathlib.Path, 
         assert row["seconds"] > 0 and row["steps_per_second"] > 0 and row["tree_depth_mean"] >= 1
         assert row["rooms_visited"] == 1  # 2,560 frames do not lead out of the first room
         assert "episode_score" in row
+        drawn = {(row["num_env_steps"] - rows) // settings["pictures"]["every_env_steps"] for rows in (0, 64)}
+        assert (row["wrong_action_ratio"] is not None) == (len(drawn) > 1), row
     # Chunks of 16: the replay holds 64 rows after step 4; then one update a step.
     assert read[-1]["num_updates"] >= 36
     assert read[-1]["evaluation_score"] is not None and read[-1]["evaluation_rooms"] == 1

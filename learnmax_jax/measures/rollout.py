@@ -109,6 +109,32 @@ def forced_nats(
     return _told_from(world_model, params, codes[:, before], actions, codes[:, context_frames:], latents[:, before])
 
 
+def wrong_action_ratio(params: ModelParams, batch: Batch, *, world_model: WorldModel) -> Array:
+    """Loss of the next codes with another action asked about, over that with the one taken: 1 if the model knows none.
+
+    Of the steps that change the frame and that another window's action, at the same row, is asked about in place of
+    their own; all frames, and the actions between them, stay as they were.
+
+    Args:
+      params: of the model.
+      batch: windows `[B, L + 1, ...]`, B at least 2.
+      world_model: the bundle.
+    Returns:
+      `[]`; NaN where there is no such step.
+    """
+    rows, codes, led_here = _window(params, batch, world_model, batch.mask.shape[1])
+    _, latents = world_model.context(params, codes, led_here, rows.first, capacity=batch.mask.shape[1])
+    taken = rows.action[:, :-1]
+    asked = jnp.roll(taken, 1, axis=0)
+    changes = (codes[:, 1:] != codes[:, :-1]).any(axis=(-2, -1))
+    telling = changes & rows.valid[:, :-1] & (asked != taken)
+    true, wrong = (
+        jnp.sum(telling * _told_from(world_model, params, codes[:, :-1], actions, codes[:, 1:], latents[:, :-1]))
+        for actions in (taken, asked)
+    )
+    return wrong / true
+
+
 def _window(params: ModelParams, batch: Batch, world_model: WorldModel, length: int) -> tuple[Transition, Array, Array]:
     """A batch's first rows `[B, length, ...]`, their codes `[B, length, N, G]`, and the actions that led to each."""
     rows = jax.tree.map(lambda x: x[:, :length], batch.rows)

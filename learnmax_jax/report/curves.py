@@ -57,6 +57,7 @@ PANELS = (
         ("*reconstruction_error", "*foreground_error", "*pixel_error"),
     ),
     Panel("Tokenizer: codes in use", "codes of a group", ("*codes_used", "*perplexity")),
+    Panel("World model: loss with a wrong action, over that with the true one", "ratio", ("wrong_action_ratio",)),
     Panel("Codes that change", "share", ("changed_codes", "code_drift")),
     Panel("Search tree depth", "steps", ("tree_depth_mean", "tree_depth_max")),
     Panel("Episode length", "agent steps", ("episode_length",)),
