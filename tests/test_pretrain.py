@@ -15,7 +15,6 @@ from learnmax_jax import agent as agents
 from learnmax_jax import checkpoints, config, examination, lifecycle, metrics, pretrain, recording, starting, train
 from learnmax_jax.learning import learner
 from learnmax_jax.measures.rollout import roll_out
-from learnmax_jax.replay import dataset
 from tests import runs
 from tests.exploration.batches import batch_of
 
@@ -166,28 +165,6 @@ def test_a_window_ends_for_learning_where_an_action_is_held_out() -> None:
     valid = pretrain.without(batch, (2, 3)).rows.valid
     assert valid.tolist() == [[True, True, False, False], [False] * 4, [True, False, True, True]]
     np.testing.assert_array_equal(pretrain.without(batch, ()).rows.valid, batch.rows.valid)
-
-
-@pytest.mark.slow
-def test_actions_held_out_are_learned_from_in_no_way(data: pathlib.Path) -> None:
-    """Not by their own step, not by the frames predicted from it, not as what led to a frame."""
-    left_out = 2
-    given = settings(pretrain__held_out_actions=str(left_out), learner__warmup_updates="0")
-    agent, train_state = unlike_its_start(given)
-    recorded = pretrain.load(given, agent, data)
-    batch = dataset.draw(recorded, 0, seed=0, batch_size=4, sequence_length=8, shares=None)
-    played = np.asarray(batch.rows.action)
-    assert (played[:, 1:-1] == left_out).any() and (played[:, 0] != left_out).any()
-    before = jax.device_get(train_state.network)
-    frames = jnp.asarray(batch.rows.observation[:, 0])
-    after, _ = pretrain.updates(agent)[1](train_state, batch, frames, jax.random.key(0))
-    for part, name in (("transition", ("from_action", "embedding")), ("dynamics", ("actions",))):
-        old, new = (network[part] for network in (before, jax.device_get(after.network)))
-        for key in name:
-            old, new = old[key], new[key]
-        change = np.asarray(new) / np.asarray(old) - 1.0
-        np.testing.assert_allclose(change[left_out], change[left_out, 0], atol=1e-6)  # weight decay alone
-        assert np.ptp(change[1]) > 1e-4
 
 
 def test_a_config_without_the_section_is_refused(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
