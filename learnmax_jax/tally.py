@@ -21,6 +21,7 @@ class Tally:
       seconds: wall time of the run up to its last checkpoint.
       rooms: numbers of all rooms seen in play (emulator RAM; a report, nothing learns from it).
       evaluation: the last evaluation's summary.
+      wrong_action_ratio: of the model, if it was asked since the last report.
       last_scores: of the last 100 episodes at beta 0, as the field averages them.
       last_training_scores: of the last 100 of all environments, as published training curves average them.
       scores, explorer_scores, lengths: of the episodes that ended since the last report.
@@ -33,6 +34,7 @@ class Tally:
     seconds: float = 0.0
     rooms: set[int] = dataclasses.field(default_factory=set)
     evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    wrong_action_ratio: float | None = None
     last_scores: list[float] = dataclasses.field(default_factory=list)
     last_training_scores: list[float] = dataclasses.field(default_factory=list)
     scores: list[float] = dataclasses.field(default_factory=list)
@@ -80,10 +82,11 @@ class Tally:
             "tree_depth_max": self.depth_max,
             "evaluation_score": self.evaluation.get("mean_score"),
             "evaluation_rooms": self.evaluation.get("rooms_visited"),
+            "wrong_action_ratio": self.wrong_action_ratio,
         }
         for values in (self.scores, self.explorer_scores, self.lengths, self.depth_means):
             values.clear()
-        self.depth_max = 0
+        self.depth_max, self.wrong_action_ratio = 0, None
         return row
 
     def to_meta(self) -> dict[str, Any]:

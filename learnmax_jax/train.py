@@ -14,6 +14,7 @@ What a step hands out is read while the next one runs, so the device never waits
 """
 
 import contextlib
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -247,7 +248,6 @@ class Run:
             )
         )
         self.wrong_action_ratio = jax.jit(partial(wrong_action_ratio, world_model=agent.world_model))
-        self.action_ratio: Any = None  # of the model since the last row, if it was drawn
         self.sample = jax.jit(agent.replay.sample, out_shardings=devices.whole(agent.mesh))
 
     def loop(
@@ -332,10 +332,8 @@ class Run:
             "steps_per_second": self.clock.steps_per_second(num_env_steps),
             **self.tally.report(),
             **self.visited.report(),
-            "wrong_action_ratio": self.action_ratio,
             **scalars,
         }
-        self.action_ratio = None
         self.rows.write(row)
         print(metrics.progress_line(row, num_env_steps=self.agent.config.num_env_steps), flush=True)
 
@@ -361,7 +359,8 @@ class Run:
         begin = time.monotonic()
         batch = self.sample(state.replay, jax.random.fold_in(state.rng_key, _DRAW + step))
         params, windows = devices.on_one((state.train.model, batch))
-        self.action_ratio = self.wrong_action_ratio(params, windows)
+        ratio = float(self.wrong_action_ratio(params, windows))
+        self.tally.wrong_action_ratio = ratio if math.isfinite(ratio) else None  # no action told anything
         pictures.write_strip(
             self.imagine(params, windows),
             devices.to_host(batch),

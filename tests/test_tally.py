@@ -47,5 +47,7 @@ def test_ends_that_do_not_count_are_left_out_and_a_checkpoint_keeps_the_rest() -
     counted.add(_act([400.0], [0.5], valid=False), 0, first_env_step=0)
     assert counted.num_episodes == 0 and counted.last_training_scores == []
     counted.add(_act([400.0, 100.0], [0.5, 0.0]), 3, first_env_step=0)
+    counted.wrong_action_ratio = 1.25
     assert tally.Tally.from_meta(counted.to_meta()) == counted
+    assert [counted.report()["wrong_action_ratio"] for _ in range(2)] == [1.25, None]
     assert counted.last_training_scores == [400.0, 100.0] and counted.last_scores == [100.0]
