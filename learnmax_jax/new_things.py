@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnmax_jax import agent as agents
-from learnmax_jax import config, examination, lifecycle
+from learnmax_jax import config, lifecycle
+from learnmax_jax.examination.held_out import all_frames, read_all_probes
 from learnmax_jax.measures import novelty_detection
 from learnmax_jax.models.tokenizer import Tokenizer, TokenizerState
 from learnmax_jax.replay import dataset
@@ -42,11 +43,11 @@ def run(settings: config.Settings, *, data: pathlib.Path, num_updates: int, num_
         recorded = dataset.load(
             data / "shards", test_share=settings.pretrain.test_share, overlap_length=1, skip_damaged=False
         )
-    room = examination.read_all_probes(recorded, data).room
+    room = read_all_probes(recorded, data).room
     taken = key_taken(recorded)
     with_key = (room == FIRST_ROOM) & ~taken
     without_key = (room == FIRST_ROOM) & taken
-    flat = examination.all_frames(recorded)
+    flat = all_frames(recorded)
     unseen = never_trained_on(recorded)
     training = flat[np.flatnonzero(with_key & ~recorded.is_test)]
     tokenizer = agent.tokenizer

@@ -87,13 +87,13 @@ def test_a_window_s_figures_are_of_its_own_frames(data: pathlib.Path) -> None:
     agent, train_state = unlike_its_start(settings())
     examiner = examination.Examiner(agent, pretrain.load(settings(), agent, data), data)
     given, end = examiner.windows, examiner.context_frames
-    assert given is not None and end > 1
+    assert given is not None and examiner.of_model is not None and end > 1
     for window in (1, end):
         rows = jax.tree.map(lambda x, seen=window: x[:, end - seen : end + 1], given.rows)
         look = partial(roll_out, world_model=agent.world_model, context_frames=window, unroll_steps=1)
         rolled = jax.jit(look)(train_state.model, given.replace(rows=rows))
         wanted = float(rolled.nats.mean()), float(rolled.end_nats.mean())
-        assert examiner._nats_of_window(train_state, given, window) == pytest.approx(wanted, rel=1e-4)
+        assert examiner.of_model.nats_of_window(train_state, given, window) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_rows_tell_of_both_phases_and_of_the_examination(finished: pathlib.Path) -> None:

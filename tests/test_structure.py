@@ -57,7 +57,7 @@ PROBE_REPORTERS = (
     "learnmax_jax/tally.py",
     "learnmax_jax/positions.py",
     "learnmax_jax/recording.py",  # beside the data set, never in it
-    "learnmax_jax/examination.py",
+    "learnmax_jax/examination/",
     "experiments/",
 )
 
