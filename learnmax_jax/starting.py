@@ -33,10 +33,10 @@ def begin(agent: Agent, train: TrainState) -> TrainState:
     section = config_schema.optional_section(agent.config, "init")
     if not section:
         return train
-    learned = restore(pathlib.Path(section["workdir"]), agent.config)
+    workdir = pathlib.Path(section["workdir"])
     if section["parts"] == "tokenizer":
-        parts = ("tokenizer", "tokenizer_optimizer_state")
-        learned = train.replace(**{name: getattr(learned, name) for name in parts})
+        return _with_tokenizer_of(workdir, train)
+    learned = restore(workdir, agent.config)
     wanted, given = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (train, learned))
     if wanted != given:
         raise lifecycle.BadInput(
@@ -44,6 +44,26 @@ def begin(agent: Agent, train: TrainState) -> TrainState:
             "the same tokenizer, dynamics, support and optimizer, or --config.init.parts=tokenizer"
         )
     return learned
+
+
+def _with_tokenizer_of(workdir: pathlib.Path, train: TrainState) -> TrainState:
+    """The state with another result's tokenizer; of its dynamics, which may be of other code, nothing is asked."""
+    learned = {}
+    for name in ("tokenizer", "tokenizer_optimizer_state"):
+        try:
+            restored = checkpoints.restore(workdir / "checkpoints", getattr(train, name), part=f"['train'].{name}")
+        except lifecycle.BadInput as complaint:
+            raise lifecycle.BadInput(
+                f"init.workdir={workdir}: its tokenizer has other shapes: {complaint}"
+            ) from complaint
+        if restored is None:
+            raise _nothing_in(workdir)
+        learned[name] = restored.state
+    return train.replace(**learned)
+
+
+def _nothing_in(workdir: pathlib.Path) -> lifecycle.BadInput:
+    return lifecycle.BadInput(f"init.workdir={workdir}: holds no checkpoint. Allowed: a run that has saved one.")
 
 
 def restore(workdir: pathlib.Path, present: config.Settings) -> TrainState:
@@ -67,7 +87,7 @@ def restore(workdir: pathlib.Path, present: config.Settings) -> TrainState:
     like = {"train": spec(agent)} if "pretrain" in saved else steps.to_save(agent, steps.state_spec(agent))
     restored = checkpoints.restore(workdir / "checkpoints", like)
     if restored is None:
-        raise lifecycle.BadInput(f"init.workdir={workdir}: holds no checkpoint. Allowed: a run that has saved one.")
+        raise _nothing_in(workdir)
     return restored.state["train"]
 
 

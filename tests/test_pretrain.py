@@ -186,8 +186,26 @@ def test_a_run_starts_from_the_result(finished: pathlib.Path, tmp_path: pathlib.
     state, _ = train._start(agents.build(part), tmp_path)
     learned = learned_by(finished)
     assert checkpoints.tree_hash(state.train.tokenizer) == checkpoints.tree_hash(learned.tokenizer)
+    other = config.load(
+        "configs/sprites.py", list((fields | {"tokenizer.width": "32", "init.parts": "tokenizer"}).items())
+    )
+    with pytest.raises(lifecycle.BadInput, match=r"its tokenizer has other shapes: .*saved float32"):
+        train._start(agents.build(other), tmp_path)
     # A donated state shares no buffer.
     jax.jit(lambda x: x, donate_argnums=0)(state.train)
+
+
+def test_of_another_program_s_dynamics_the_tokenizer_is_read_alone(
+    finished: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes the dynamics' code keeps the tokenizers that were trained before."""
+    monkeypatch.setattr(starting, "spec", lambda agent: pytest.fail("asks what the dynamics were"))
+    fields = SIZES | {"init.workdir": str(finished), "init.parts": "tokenizer"}
+    agent = agents.build(config.load("configs/sprites.py", list(fields.items())))
+    state, _ = train._start(agent, tmp_path)
+    learned = checkpoints.restore(finished / "checkpoints", state.train.tokenizer, part="['train'].tokenizer")
+    assert learned is not None
+    assert checkpoints.tree_hash(state.train.tokenizer) == checkpoints.tree_hash(learned.state)
 
 
 def test_the_command_refuses_in_one_line(tmp_path: pathlib.Path) -> None:
