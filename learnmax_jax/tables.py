@@ -6,7 +6,6 @@
 """
 
 import dataclasses
-import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -72,8 +71,9 @@ def run(
     wanted = [each for each in every if each.command not in done]
     begin = time.monotonic()
     for number, each in enumerate(wanted):
-        left = (time.monotonic() - begin) / number * (len(wanted) - number) if number else math.nan
-        print(f"run {number + 1} of {len(wanted)}: {each.row}, seed {each.seed}, {left:,.0f} s left", flush=True)
+        left = (time.monotonic() - begin) / max(number, 1) * (len(wanted) - number)
+        time_left = f", {left:,.0f} s left" if number else ""
+        print(f"run {number + 1} of {len(wanted)}: {each.row}, seed {each.seed}{time_left}", flush=True)
         record(each.source, data, stop)
         settings = config.load(CONFIG, list(each.fields.items()))
         pretrain.run(settings, data=data / each.source, workdir=each.folder, stop=stop)
