@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
                 "motion_threshold": 20.0,  # grey levels off the room's median frame
                 "background": "median",  # codes speak of what moves, one more names the room: measured
                 "num_medians": 32,  # rooms; the first level has 24
-                "new_median_share": 0.3,  # of the pixels; within a room it is a few percent
+                "new_median_share": 0.15,  # of the pixels; 0.1 of them move in a room, rooms are 0.25 apart: measured
                 "median_step": 0.1,  # grey levels an update
                 "commitment": 0.02,  # at 0.25 all encodings met in one code: measured
                 "codebook_decay": 0.9,  # an update

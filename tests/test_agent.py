@@ -29,7 +29,8 @@ from learnmax_jax.worlds import scripted
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = pathlib.Path(__file__).parents[1]
-WORLD = (("env.backend", "world"), ("env.game", "scripted"))
+# Its frames are farther apart than a room's: at the usual share each would begin a median.
+WORLD = (("env.backend", "world"), ("env.game", "scripted"), ("tokenizer.new_median_share", "0.3"))
 NUM_STEPS = 6
 # Rows come 4 steps of 4 environments a time: 64 rows, replay.min_size, are there in the fourth step.
 UPDATES = [0, 0, 0, 1, 1, 1]

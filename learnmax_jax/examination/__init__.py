@@ -5,8 +5,8 @@ Names of the figures: `recall` (share of frames whose decoded picture shows the 
 of the step from copying the last frame to reconstructing the next that k open-loop steps go, in foreground error;
 the likeliest codes decoded), `gap_closed_mean_<k>` (the same of the picture of all that is held possible),
 `frames_right_<k>` (share of frames all of whose codes are), `wrong_action_ratio` (loss with another action asked about,
-over the loss with the one that was taken; frames that change) and `held_out_codes_used` (of a codebook; the room's
-is not counted).
+over the loss with the one that was taken; frames that change), `held_out_codes_used` (of a codebook; the room's
+is not counted) and `rooms_apart` (share of the rooms whose background is no other room's, too; training frames).
 """
 
 import pathlib

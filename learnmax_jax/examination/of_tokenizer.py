@@ -35,7 +35,8 @@ def examine(
     speed = len(codes) / (time.monotonic() - begin)
     decoded, medians = codec.decode(train, codes), held_out.medians(test)
     mask = prediction.foreground(test.grey, test.grey, medians, threshold=settings.motion_threshold)
-    by_codebook = code_use.by_codebook(codes, patches=agent.tokenizer.patches, names_room=settings.background != "none")
+    names_room = settings.background != "none"
+    by_codebook = code_use.by_codebook(codes, patches=agent.tokenizer.patches, names_room=names_room)
     used, perplexity = code_use.code_use(by_codebook, agent.tokenizer.num_codes)
     figures: dict[str, Any] = {
         "encode_frames_per_second": speed,
@@ -58,4 +59,6 @@ def examine(
         "position_error": float(off.mean()),
         "room_accuracy": linear_probe.room_accuracy(features, held_out.train.room, test_features, test.room),
     }
+    if names_room:
+        figures["rooms_apart"] = code_use.rooms_apart(train_codes[:, 0, -1], held_out.train.room)
     return figures, lambda codes, rooms: probe(features_of(codes), rooms)

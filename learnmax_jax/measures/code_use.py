@@ -1,4 +1,4 @@
-"""How much of a codebook is in use."""
+"""How much of a codebook is in use, and whether rooms have codes of their own."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,3 +30,14 @@ def code_use(codes: np.ndarray, num_codes: int) -> tuple[float, float]:
     """
     counts = np.stack([np.bincount(column.ravel(), minlength=num_codes) for column in np.moveaxis(codes, -1, 0)])
     return float((counts > 0).sum(axis=1).mean()), float(perplexity(jnp.asarray(counts)))
+
+
+def rooms_apart(codes: np.ndarray, room: np.ndarray) -> float:
+    """Share of the rooms whose commonest code of the background no other room has as its own.
+
+    Args:
+      codes: `[M]`, the group that names the room.
+      room: `[M]`, as the emulator's RAM numbers them.
+    """
+    commonest = [int(np.bincount(codes[room == number]).argmax()) for number in np.unique(room)]
+    return sum(commonest.count(code) == 1 for code in commonest) / len(commonest)

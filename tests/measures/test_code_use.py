@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from learnmax_jax.measures.code_use import by_codebook, code_use
+from learnmax_jax.measures.code_use import by_codebook, code_use, rooms_apart
 
 
 def test_patches_of_a_grid_share_their_codebooks_and_the_room_is_left_out() -> None:
@@ -21,3 +21,9 @@ def test_code_use_by_hand() -> None:
     assert used == 1.5  # codes 1 and 3, code 2
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert perplexity == pytest.approx((np.exp(entropy) + 1.0) / 2, rel=1e-5)
+
+
+def test_rooms_that_share_a_background_are_not_apart() -> None:
+    room = np.array([0, 0, 0, 1, 1, 2, 2])
+    assert rooms_apart(np.array([4, 4, 5, 3, 3, 6, 6]), room) == 1.0
+    assert rooms_apart(np.array([4, 4, 5, 4, 4, 6, 6]), room) == pytest.approx(1 / 3)
