@@ -36,6 +36,10 @@ class Frames:
     x: np.ndarray
     y: np.ndarray
 
+    def __getitem__(self, rows: slice) -> "Frames":
+        """Some of them."""
+        return Frames(self.pixels[rows], self.room[rows], self.x[rows], self.y[rows])
+
     @property
     def places(self) -> np.ndarray:
         """`[M, 2]`."""

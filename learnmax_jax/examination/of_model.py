@@ -123,11 +123,9 @@ class ModelExaminer:
     def _of_horizon(self, train: TrainState, rolled: Any, probe: ReadPlaces | None, k: int) -> dict[str, Any]:
         """Codes, pictures and the player's place after k open-loop steps; `rolled` is a Rollout of numpy arrays."""
         assert self._held_out.ahead is not None
-        ahead, at = self._held_out.ahead, k - 1
-        true = ahead.grey[at :: max(HORIZONS)]
-        medians, places, rooms = (
-            x[at :: max(HORIZONS)] for x in (self._held_out.medians(ahead), ahead.places, ahead.room)
-        )
+        at = k - 1
+        ahead = self._held_out.ahead[at :: max(HORIZONS)]
+        true, medians = ahead.grey, self._held_out.medians(ahead)
         last = np.asarray(self._windows.rows.observation[:, self._held_out.context_frames - 1, ..., 0], np.float32)
         predicted, codes = rolled.predicted[:, at], rolled.codes[:, at]
         mask = prediction.foreground(true, last, medians, threshold=self._agent.config.tokenizer.motion_threshold)
@@ -146,7 +144,7 @@ class ModelExaminer:
             f"frames_right_{k}": float((codes == predicted).all(axis=(-2, -1)).mean()),
         }
         if probe is not None:
-            off = linear_probe.distance(probe(predicted, rooms), places)
+            off = linear_probe.distance(probe(predicted, ahead.room), ahead.places)
             figures[f"predicted_position_error_{k}"] = float(off.mean())
         return figures
 

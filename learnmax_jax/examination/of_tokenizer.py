@@ -28,27 +28,27 @@ def examine(
       held_out: the frames.
       train: what has learned.
     """
-    test, settings = held_out.test, agent.config.tokenizer
+    test, true, settings = held_out.test, held_out.test.grey, agent.config.tokenizer
     codec.tokenise(train, test.pixels)  # compiles
     begin = time.monotonic()
     codes = codec.tokenise(train, test.pixels)
     speed = len(codes) / (time.monotonic() - begin)
     decoded, medians = codec.decode(train, codes), held_out.medians(test)
-    mask = prediction.foreground(test.grey, test.grey, medians, threshold=settings.motion_threshold)
+    mask = prediction.foreground(true, true, medians, threshold=settings.motion_threshold)
     names_room = settings.background != "none"
     by_codebook = code_use.by_codebook(codes, patches=agent.tokenizer.patches, names_room=names_room)
     used, perplexity = code_use.code_use(by_codebook, agent.tokenizer.num_codes)
     figures: dict[str, Any] = {
         "encode_frames_per_second": speed,
         "bits_a_frame": codes[0].size * math.log2(agent.tokenizer.num_codes),
-        "test_pixel_error": float(np.sqrt(((test.grey - decoded) ** 2).mean())),
-        "test_foreground_error": prediction.foreground_error(test.grey, decoded, mask),
+        "test_pixel_error": float(np.sqrt(((true - decoded) ** 2).mean())),
+        "test_foreground_error": prediction.foreground_error(true, decoded, mask),
         "held_out_codes_used": used,
         "held_out_perplexity": perplexity,
     }
     if (test.room < 0).any():
         return figures, None
-    seen, visible = player.player_seen(test.grey, decoded, medians, test.x, test.y)
+    seen, visible = player.player_seen(true, decoded, medians, test.x, test.y)
     train_codes = codec.tokenise(train, held_out.train.pixels)
     features_of = linear_probe.features_of(train_codes, np.asarray(agent.tokenizer.code_vectors(train.tokenizer)))
     features, test_features = features_of(train_codes), features_of(codes)
